@@ -1,0 +1,28 @@
+//! The nouns that every lanline crate shares: ids, units, signed records, frame views and message codecs.
+//!
+//! What it does not do: no I/O, no clock, no async, no policy. A type lives here only if two crates need it, or if it
+//! crosses a network; docs/wire.md lists every record and message with its version and bounds.
+
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, clippy::panic, reason = "tests may read clocks and fail loudly")
+)]
+
+pub mod advert;
+pub mod codec;
+pub mod fault;
+pub mod frame;
+pub mod guest;
+pub mod ids;
+pub mod image;
+pub mod link;
+pub mod mac;
+pub mod membership;
+pub mod sign;
+pub mod units;
+
+pub use fault::{Fault, FaultKind};
+pub use ids::{GuestId, ImageId, LanId, Name, NodeId};
+pub use mac::MacAddr;
+pub use sign::{NodeKey, Record, Signed};
+pub use units::{ByteSize, Mtu, UnixMillis};
