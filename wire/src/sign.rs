@@ -73,8 +73,10 @@ fn message(kind: &str, version: u16, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn verify(key: PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
-    VerifyingKey::from_bytes(&key.0)
-        .is_ok_and(|k| k.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok())
+    VerifyingKey::from_bytes(&key.0).is_ok_and(|k| {
+        k.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature))
+            .is_ok()
+    })
 }
 
 /// A kind of record that is signed: its name and version go under the signature, its bound is checked first.
@@ -88,7 +90,7 @@ pub trait Record: Serialize + DeserializeOwned {
 }
 
 /// A record as it travels: bytes, who signed, signature. What is inside can be had only by checking.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(bound = "")]
 pub struct Signed<T> {
     bytes: Vec<u8>,
@@ -96,7 +98,7 @@ pub struct Signed<T> {
     #[serde(with = "sig")]
     signature: [u8; 64],
     #[serde(skip)]
-    kind: PhantomData<T>,
+    kind: PhantomData<fn() -> T>,
 }
 
 mod sig {
@@ -144,16 +146,29 @@ impl<T: Record> Signed<T> {
     pub fn new(record: &T, key: &NodeKey) -> Result<Self, RecordError> {
         let bytes = codec::encode(record)?;
         if bytes.len() > T::MAX_BYTES {
-            return Err(codec::DecodeError::TooLong { len: bytes.len(), cap: T::MAX_BYTES }.into());
+            return Err(codec::DecodeError::TooLong {
+                len: bytes.len(),
+                cap: T::MAX_BYTES,
+            }
+            .into());
         }
         let signature = key.0.sign(&message(T::KIND, T::VERSION, &bytes)).to_bytes();
-        Ok(Self { bytes, signer: key.public(), signature, kind: PhantomData })
+        Ok(Self {
+            bytes,
+            signer: key.public(),
+            signature,
+            kind: PhantomData,
+        })
     }
 
     /// Checks the signature, then decodes.
     pub fn open(&self) -> Result<T, RecordError> {
         if self.bytes.len() > T::MAX_BYTES {
-            return Err(codec::DecodeError::TooLong { len: self.bytes.len(), cap: T::MAX_BYTES }.into());
+            return Err(codec::DecodeError::TooLong {
+                len: self.bytes.len(),
+                cap: T::MAX_BYTES,
+            }
+            .into());
         }
         if !verify(self.signer, &message(T::KIND, T::VERSION, &self.bytes), &self.signature) {
             return Err(RecordError::BadSignature { kind: T::KIND });
@@ -181,6 +196,25 @@ impl<T: Record> Signed<T> {
         *h.finalize().as_bytes()
     }
 }
+
+impl<T> Clone for Signed<T> {
+    fn clone(&self) -> Self {
+        Self {
+            bytes: self.bytes.clone(),
+            signer: self.signer,
+            signature: self.signature,
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<T> PartialEq for Signed<T> {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.bytes, self.signer, self.signature) == (&other.bytes, other.signer, other.signature)
+    }
+}
+
+impl<T> Eq for Signed<T> {}
 
 impl<T> fmt::Debug for Signed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
