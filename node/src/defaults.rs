@@ -1,0 +1,13 @@
+//! Every default and bound of the node's edge, with where the number comes from; docs/defaults.md tells people.
+
+/// Progress lines that wait for a slow reader; older work goes on without them. A bar redraws 10 times a second, so
+/// this is 6 s of a reader that does not read.
+pub const PROGRESS_QUEUE: usize = 64;
+/// Largest request body on the control socket, bytes. The largest real one is a ticket of a few hundred bytes.
+pub const MAX_BODY: usize = 1 << 20;
+/// Largest answer, or line of a stream, that the client reads, bytes: 2,000 members with their rows are about 1 MiB.
+pub const MAX_ANSWER: usize = 16 << 20;
+/// Requests that are worked on at once; more wait for a turn. People and scripts are few; a runaway loop is bounded.
+pub const MAX_REQUESTS: usize = 64;
+/// Consoles that are open at once; they last for hours, so they do not take the turns of requests.
+pub const MAX_CONSOLES: usize = 32;
