@@ -1,1 +1,555 @@
-//! (owner fills)
+//! Guests over the mesh: what a caller asks of a host, and what the host answers.
+//!
+//! `/lanline/guest/1`: the caller opens a stream, sends one framed [`GuestCall`] and half-closes; the host answers
+//! framed [`GuestUpdate`]s, the last of which is `Done` or `Fault`. The caller chooses the guest's id, so sending the
+//! same `Start` again after a lost answer finds the guest that the first one made.
+//! `/lanline/console/1`: one framed [`ConsoleOpen`], one framed [`ConsoleReply`], then raw bytes both ways, the kept
+//! history first.
+
+use crate::{
+    fault::{Fault, FaultKind, plain},
+    ids::{GuestId, ImageId, LanId, Name, NodeId},
+    mac::MacAddr,
+    units::{ByteSize, UnixMillis},
+};
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::IpAddr, str::FromStr};
+
+/// Protocol id of guest calls.
+pub const GUEST_PROTOCOL: &str = "/lanline/guest/1";
+/// Protocol id of consoles.
+pub const CONSOLE_PROTOCOL: &str = "/lanline/console/1";
+/// Largest [`GuestCall`], bytes: a token of [`MAX_TOKEN`] and a few hundred bytes of spec, with room to grow.
+pub const MAX_CALL_BYTES: usize = 16 * 1024;
+/// Largest [`GuestUpdate`], bytes: two logs of [`MAX_LOG_BYTES`], or [`MAX_LISTED`] views of at most 4 KiB.
+pub const MAX_UPDATE_BYTES: usize = 768 * 1024;
+/// Largest [`ConsoleOpen`] and [`ConsoleReply`], bytes.
+pub const MAX_CONSOLE_BYTES: usize = 8 * 1024;
+/// Longest grant token, bytes; biscuit tokens of ours stay under 4 KiB.
+pub const MAX_TOKEN: usize = 4 * 1024;
+/// Longest image reference, bytes: two names and two separators, or an id.
+pub const MAX_IMAGE_REF: usize = 256;
+/// Most holders of the image that a caller may name.
+pub const MAX_HINTS: usize = 16;
+/// Most bytes of one log in an answer.
+pub const MAX_LOG_BYTES: usize = 256 * 1024;
+/// Most guests in one answer; a host runs fewer.
+pub const MAX_LISTED: usize = 128;
+/// Most addresses kept for one guest.
+pub const MAX_IPS: usize = 8;
+
+/// A guest as a caller asks for it, version 1. Hostile until the host has turned it into its own form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestSpecV1 {
+    /// What its owner calls it; unique among one owner's guests on a host.
+    pub name: Name,
+    /// The image, by the hash of its manifest.
+    pub image: ImageId,
+    /// How the caller named the image; for display only.
+    pub image_ref: String,
+    /// LAN to join; none: the guest has no NIC.
+    pub lan: Option<LanId>,
+    /// Virtual CPUs.
+    pub cpus: u16,
+    /// RAM.
+    pub memory: ByteSize,
+    /// Size of its disk if larger than the image's.
+    pub disk: Option<ByteSize>,
+    /// Nodes that the caller knows to hold the image, at most [`MAX_HINTS`].
+    pub hints: Vec<NodeId>,
+}
+
+/// What a caller asks of a host; one a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestCall {
+    /// Make and start a guest. With an id that the host already knows: follow that one.
+    Start {
+        /// Chosen by the caller.
+        id: GuestId,
+        /// What to start.
+        spec: Box<GuestSpecV1>,
+        /// The grant, at most [`MAX_TOKEN`] bytes; none: the caller is the host's owner or a named member.
+        token: Option<Vec<u8>>,
+    },
+    /// Start a stopped or crashed guest again.
+    Restart {
+        /// The guest.
+        guest: GuestId,
+    },
+    /// The caller's guests on this host.
+    List,
+    /// One guest.
+    Info {
+        /// The guest.
+        guest: GuestId,
+    },
+    /// Shut a guest down; its disk stays.
+    Stop {
+        /// The guest.
+        guest: GuestId,
+        /// Do not ask the guest, end it.
+        force: bool,
+    },
+    /// Stop a guest and delete all of it.
+    Remove {
+        /// The guest.
+        guest: GuestId,
+    },
+    /// The ends of its console output and of its hypervisor's log.
+    Logs {
+        /// The guest.
+        guest: GuestId,
+        /// At most this many bytes of each, and at most [`MAX_LOG_BYTES`].
+        max_bytes: u32,
+    },
+}
+
+impl GuestCall {
+    /// The guest that the call is about; `None` for a list.
+    pub fn guest(&self) -> Option<GuestId> {
+        match self {
+            Self::Start { id, .. } => Some(*id),
+            Self::List => None,
+            Self::Restart { guest }
+            | Self::Info { guest }
+            | Self::Stop { guest, .. }
+            | Self::Remove { guest }
+            | Self::Logs { guest, .. } => Some(*guest),
+        }
+    }
+
+    /// Checks the bounds that decoding alone does not. The host calls it before anything else.
+    pub fn check(&self) -> Result<(), Fault> {
+        let Self::Start { spec, token, .. } = self else {
+            return Ok(());
+        };
+        let too_long = |what: &str, len: usize, cap: usize| {
+            Fault::new(
+                FaultKind::Usage,
+                format!("{what} has {len} bytes or entries, at most {cap} are allowed"),
+            )
+        };
+        match token {
+            Some(t) if t.len() > MAX_TOKEN => return Err(too_long("the grant token", t.len(), MAX_TOKEN)),
+            _ => {}
+        }
+        if spec.image_ref.len() > MAX_IMAGE_REF {
+            return Err(too_long("the image reference", spec.image_ref.len(), MAX_IMAGE_REF));
+        }
+        if spec.hints.len() > MAX_HINTS {
+            return Err(too_long("the list of image holders", spec.hints.len(), MAX_HINTS));
+        }
+        Ok(())
+    }
+}
+
+/// A step of starting a guest, in the order in which they come; `Fetching` and `Fetched` are left out if the image is
+/// there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Grant, policy and free capacity allow it; the capacity is held.
+    Admitted,
+    /// Pieces of the image are coming.
+    Fetching,
+    /// The image is whole and verified.
+    Fetched,
+    /// The hypervisor is being started.
+    Starting,
+    /// The guest's CPUs run.
+    Running,
+    /// Its first address on the LAN was seen; the note says which.
+    Address,
+}
+
+/// How far the fetch of an image is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageProgress {
+    /// Pieces of the whole image.
+    pub pieces_total: u64,
+    /// Pieces that are here and verified.
+    pub pieces_have: u64,
+    /// Bytes of the whole image as stored.
+    pub bytes_total: u64,
+    /// Bytes here.
+    pub bytes_have: u64,
+    /// Bytes per second, lately.
+    pub rate: u64,
+    /// Peers that are sending.
+    pub peers: u32,
+    /// Milliseconds to go at this rate, if it can be told.
+    pub eta_ms: Option<u64>,
+}
+
+/// What a host answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestUpdate {
+    /// A step was reached.
+    Step {
+        /// Which.
+        step: Step,
+        /// Milliseconds since the host took the call.
+        at_ms: u64,
+        /// A few words for a person, or empty.
+        note: String,
+    },
+    /// The image is coming.
+    Progress(ImageProgress),
+    /// It is done; nothing follows.
+    Done(GuestResult),
+    /// It failed or was refused; nothing follows.
+    Fault(Fault),
+    /// What the host is waiting for; also sent at least every few seconds, so that silence means a broken path.
+    Waiting {
+        /// A few words for a person.
+        what: String,
+    },
+    /// The image came, and from whom.
+    Fetched(FetchReport),
+}
+
+/// Most sources that a [`FetchReport`] lists.
+pub const MAX_SOURCES: usize = 64;
+
+/// Where the pieces of an image came from, for one start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchReport {
+    /// Bytes fetched, as they travelled.
+    pub bytes: u64,
+    /// Of those, bytes that came twice.
+    pub duplicate_bytes: u64,
+    /// Bytes by source, at most [`MAX_SOURCES`].
+    pub from: Vec<(NodeId, u64)>,
+}
+
+impl GuestUpdate {
+    /// As received from a peer: texts bounded and free of control characters, logs excepted (their reader filters).
+    #[must_use]
+    pub fn sanitised(self) -> Self {
+        match self {
+            Self::Step { step, at_ms, note } => Self::Step {
+                step,
+                at_ms,
+                note: plain(&note),
+            },
+            Self::Fault(f) => Self::Fault(f.sanitised()),
+            Self::Waiting { what } => Self::Waiting { what: plain(&what) },
+            Self::Fetched(mut r) => {
+                r.from.truncate(MAX_SOURCES);
+                Self::Fetched(r)
+            }
+            Self::Done(GuestResult::Guest(v)) => Self::Done(GuestResult::Guest(Box::new(v.sanitised()))),
+            Self::Done(GuestResult::List(v)) => {
+                let v = v.into_iter().take(MAX_LISTED).map(GuestView::sanitised).collect();
+                Self::Done(GuestResult::List(v))
+            }
+            other => other,
+        }
+    }
+}
+
+/// The value of a call that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestResult {
+    /// To `Start`, `Restart` and `Info`.
+    Guest(Box<GuestView>),
+    /// To `List`.
+    List(Vec<GuestView>),
+    /// To `Stop`.
+    Stopped(StopReport),
+    /// To `Remove`; also if there was nothing to remove.
+    Removed,
+    /// To `Logs`.
+    Logs(GuestLogs),
+}
+
+/// The ends of a guest's two logs, raw bytes as they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestLogs {
+    /// What the guest wrote on its console.
+    pub console: Vec<u8>,
+    /// What its hypervisor wrote on stderr.
+    pub hypervisor: Vec<u8>,
+}
+
+/// What it took to stop a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopHow {
+    /// It was not running.
+    AlreadyStopped,
+    /// The guest shut itself down when asked.
+    Obeyed,
+    /// The guest did not react within the grace; the hypervisor was told to quit.
+    Quit,
+    /// The hypervisor did not react either and was killed.
+    Killed,
+}
+
+impl fmt::Display for StopHow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AlreadyStopped => "it was not running",
+            Self::Obeyed => "the guest shut itself down",
+            Self::Quit => "the hypervisor was told to quit",
+            Self::Killed => "the hypervisor was killed",
+        })
+    }
+}
+
+/// How a stop went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopReport {
+    /// What it took.
+    pub how: StopHow,
+    /// From the request to the end of the process, milliseconds.
+    pub took_ms: u64,
+}
+
+/// State of a guest; the only words for it anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestState {
+    /// Admitted, its image is on the way.
+    Fetching,
+    /// Its hypervisor is being started.
+    Starting,
+    /// Its CPUs run.
+    Running,
+    /// Its CPUs stand still: by command, or because its disk does not answer (the note says).
+    Paused,
+    /// Saved with its memory; no process.
+    Hibernated,
+    /// On the way to another host.
+    Moving,
+    /// Ended in order; its disk is kept.
+    Stopped,
+    /// Ended by itself, not in order; the note says how.
+    Crashed,
+    /// The process is there but does not answer, or its record cannot be used; the note says.
+    Error,
+    /// It may run here or elsewhere; a person decides.
+    InDoubt,
+}
+
+/// States with their words, in the order of declaration.
+const STATE_WORDS: [(GuestState, &str); 10] = [
+    (GuestState::Fetching, "fetching"),
+    (GuestState::Starting, "starting"),
+    (GuestState::Running, "running"),
+    (GuestState::Paused, "paused"),
+    (GuestState::Hibernated, "hibernated"),
+    (GuestState::Moving, "moving"),
+    (GuestState::Stopped, "stopped"),
+    (GuestState::Crashed, "crashed"),
+    (GuestState::Error, "error"),
+    (GuestState::InDoubt, "in-doubt"),
+];
+
+impl GuestState {
+    /// Holds CPU and memory of its host in this state.
+    pub fn holds_capacity(self) -> bool {
+        !matches!(self, Self::Stopped | Self::Crashed | Self::Hibernated)
+    }
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        STATE_WORDS.iter().find(|(s, _)| *s == self).map_or("error", |(_, w)| w)
+    }
+}
+
+impl fmt::Display for GuestState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Not a state's word.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is not a state; states are fetching starting running paused hibernated moving stopped crashed error in-doubt"
+)]
+pub struct BadState(String);
+
+impl FromStr for GuestState {
+    type Err = BadState;
+
+    fn from_str(s: &str) -> Result<Self, BadState> {
+        STATE_WORDS
+            .iter()
+            .find(|(_, w)| *w == s)
+            .map(|(s, _)| *s)
+            .ok_or_else(|| BadState(plain(s)))
+    }
+}
+
+/// What executes a guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// The CPU itself, through /dev/kvm.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+impl Accel {
+    /// As QEMU spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A guest as its host shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestView {
+    /// Id.
+    pub id: GuestId,
+    /// Name.
+    pub name: Name,
+    /// Who asked for it.
+    pub owner: NodeId,
+    /// Where it is.
+    pub host: NodeId,
+    /// State.
+    pub state: GuestState,
+    /// Image.
+    pub image: ImageId,
+    /// The image as its owner named it.
+    pub image_ref: String,
+    /// Its LAN.
+    pub lan: Option<LanId>,
+    /// Its NIC's address.
+    pub mac: MacAddr,
+    /// Addresses seen on the LAN, the newest first, at most [`MAX_IPS`].
+    pub ips: Vec<IpAddr>,
+    /// Virtual CPUs.
+    pub cpus: u16,
+    /// RAM.
+    pub memory: ByteSize,
+    /// What executes it.
+    pub accel: Accel,
+    /// When it was admitted.
+    pub created: UnixMillis,
+    /// When its CPUs last began to run after a start.
+    pub started: Option<UnixMillis>,
+    /// Why it is in its state, where that is not plain.
+    pub note: Option<String>,
+    /// Process id at its host, while there is one.
+    pub pid: Option<u32>,
+}
+
+impl GuestView {
+    /// As received from a peer: texts bounded and free of control characters.
+    #[must_use]
+    pub fn sanitised(mut self) -> Self {
+        self.image_ref = plain(&self.image_ref);
+        self.note = self.note.as_deref().map(plain);
+        self.ips.truncate(MAX_IPS);
+        self
+    }
+}
+
+/// Opens a guest's console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleOpen {
+    /// The guest.
+    pub guest: GuestId,
+    /// The grant, at most [`MAX_TOKEN`] bytes.
+    pub token: Option<Vec<u8>>,
+}
+
+/// The answer to [`ConsoleOpen`]; after `Open` the stream carries the console's bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsoleReply {
+    /// It is open.
+    Open,
+    /// It is not.
+    Fault(Fault),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    fn call(image_ref: &str, hints: usize, token: usize) -> GuestCall {
+        GuestCall::Start {
+            id: GuestId([1; 16]),
+            spec: Box::new(GuestSpecV1 {
+                name: "web".parse().unwrap(),
+                image: ImageId([2; 32]),
+                image_ref: image_ref.into(),
+                lan: None,
+                cpus: 1,
+                memory: ByteSize(256 << 20),
+                disk: None,
+                hints: vec![NodeId([3; 32]); hints],
+            }),
+            token: Some(vec![0; token]),
+        }
+    }
+
+    #[test]
+    fn a_call_at_its_bounds_fits_and_one_past_them_is_refused() {
+        let fullest = call(&"x".repeat(MAX_IMAGE_REF), MAX_HINTS, MAX_TOKEN);
+        assert_eq!(fullest.check(), Ok(()));
+        let bytes = codec::encode(&fullest).unwrap();
+        assert_eq!(codec::decode::<GuestCall>(&bytes, MAX_CALL_BYTES), Ok(fullest));
+        for bad in [
+            call(&"x".repeat(MAX_IMAGE_REF + 1), 0, 0),
+            call("", MAX_HINTS + 1, 0),
+            call("", 0, MAX_TOKEN + 1),
+        ] {
+            assert_eq!(bad.check().unwrap_err().kind, FaultKind::Usage);
+        }
+    }
+
+    #[test]
+    fn state_words_are_one_to_one_and_the_order_is_the_declared_one() {
+        for (i, (state, word)) in STATE_WORDS.iter().enumerate() {
+            assert_eq!(word.parse(), Ok(*state));
+            assert_eq!(state.as_str(), *word);
+            assert_eq!(codec::encode(state).unwrap(), [u8::try_from(i).unwrap()], "{word}");
+        }
+        assert!("dead".parse::<GuestState>().is_err());
+    }
+
+    #[test]
+    fn logs_at_their_bound_fit_an_update() {
+        let logs = GuestLogs {
+            console: vec![7; MAX_LOG_BYTES],
+            hypervisor: vec![8; MAX_LOG_BYTES],
+        };
+        let update = GuestUpdate::Done(GuestResult::Logs(logs));
+        let bytes = codec::encode(&update).unwrap();
+        assert_eq!(codec::decode::<GuestUpdate>(&bytes, MAX_UPDATE_BYTES), Ok(update));
+    }
+
+    #[test]
+    fn a_hosts_text_cannot_drive_the_terminal() {
+        let update = GuestUpdate::Step {
+            step: Step::Address,
+            at_ms: 3,
+            note: "\x1b[2Jhi".into(),
+        }
+        .sanitised();
+        assert_eq!(
+            update,
+            GuestUpdate::Step {
+                step: Step::Address,
+                at_ms: 3,
+                note: " [2Jhi".into()
+            }
+        );
+    }
+}
