@@ -5,13 +5,18 @@
 
 #![cfg_attr(
     test,
-    allow(clippy::disallowed_methods, clippy::panic, reason = "tests may read clocks and fail loudly")
+    allow(
+        clippy::disallowed_methods,
+        clippy::panic,
+        reason = "tests may read clocks and fail loudly"
+    )
 )]
 
 pub mod advert;
 pub mod codec;
 pub mod fault;
 pub mod frame;
+pub mod grant;
 pub mod guest;
 pub mod ids;
 pub mod image;
