@@ -11,3 +11,14 @@ pub const MAX_ANSWER: usize = 16 << 20;
 pub const MAX_REQUESTS: usize = 64;
 /// Consoles that are open at once; they last for hours, so they do not take the turns of requests.
 pub const MAX_CONSOLES: usize = 32;
+
+/// Address and port of the mesh: one UDP port for all of it, in no registry of well-known ones.
+pub const LISTEN: &str = "0.0.0.0:4400";
+/// Nodes of one network segment find each other without being told.
+pub const MDNS: bool = true;
+/// What the image store may take: some thirty cloud images; a disk that is smaller is the bound itself.
+pub const STORE_QUOTA: wire::ByteSize = wire::ByteSize(64 << 30);
+/// What a person would want to know and no more; no addresses (they begin at `debug`).
+pub const LOG_LEVEL: &str = "info";
+/// Bootstrap addresses that are taken; a mesh needs one that answers.
+pub const MAX_BOOTSTRAP: usize = 64;
