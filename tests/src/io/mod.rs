@@ -1,0 +1,20 @@
+//! Everything the lab touches: namespaces, interfaces, files and processes of this machine.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this module is the crate's I/O: namespaces, TAPs, files, clocks and child processes of the lab"
+)]
+
+
+pub mod emulator;
+pub mod evidence;
+pub mod guest_image;
+pub mod home;
+pub mod kernel;
+pub mod lab;
+pub mod nat;
+pub mod netns;
+pub mod node;
+pub mod sh;
+pub mod sweep;
+pub mod tap;

@@ -1,0 +1,1 @@
+//! What the demo shows: one figure a step, for people and as one JSON document.

@@ -1,0 +1,11 @@
+//! The lab tests: nodes as processes in namespaces of their own, driven through their command line.
+//!
+//! One binary, and one test at a time (`cargo test -p tests --test it -- --test-threads=1`): each lab fills the machine.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails by panicking"
+)]
+
+mod lab;
