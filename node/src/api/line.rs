@@ -121,6 +121,13 @@ impl Progress {
         self.tx.closed().await;
     }
 
+    /// The last line; waits until there is room for it, or nobody reads.
+    pub(crate) async fn end(self, line: Line) {
+        if self.tx.send(line).await.is_err() {
+            tracing::debug!("long work ended and nobody waits for it");
+        }
+    }
+
     fn offer(&self, line: Line) {
         if let Err(mpsc::error::TrySendError::Full(line)) = self.tx.try_send(line) {
             tracing::trace!(?line, "progress line dropped: the reader is slower than the work");

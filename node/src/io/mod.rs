@@ -1,0 +1,10 @@
+//! The node's I/O: the control socket and its client, the terminal, the log, settings, and the daemon.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this module is the crate's I/O: the control socket, the state folder, the terminal, the environment, and the daemon's tasks and timers"
+)]
+
+pub mod client;
+pub mod logging;
+pub mod server;
+pub mod settings;
