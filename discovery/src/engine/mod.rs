@@ -1,0 +1,572 @@
+//! Discovery of one node, whole and pure: store, publisher, replica and finds, joined and driven by five verbs.
+//!
+//! After any `handle_*` or command: drain [`Engine::poll_transmit`] and [`Engine::poll_event`], then wake at
+//! [`Engine::poll_timeout`]. `now` never goes back; `wall` may jump.
+
+mod replies;
+
+use crate::{
+    defaults::{
+        CALL_DEADLINE, CALLS, EVENTS, FETCH_SHARE, FIND_DEADLINE_MAX, FIND_DEADLINE_MIN, FINDS, HOLDERS, NEIGHBOURS,
+        PUSH_GATHER, PUSH_MAX_AGE, REPLICA_NODES, REPLICA_NODES_BACK, RESOLVE_DEADLINE,
+    },
+    index::{self, Mode, View},
+    outbox::Outbox,
+    publisher::{PublishError, Publisher, Want},
+    query::{self, Answer, Find, Query, Row, Rtts, Source},
+    replica::Replica,
+    rng::Rng,
+    router::{Contacts, Router},
+    store::{AdvertStore, Change, Refusal, Subject},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+use wire::{
+    Name, NodeId, NodeKey, UnixMillis,
+    advert::{Body, IndexCall, IndexKey, IndexReply, MAX_CALL_BYTES, MAX_GET, Slot},
+    codec,
+};
+
+/// Names one call or look-up of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(u64);
+
+/// Names one find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FindId(u64);
+
+/// What the engine wants done outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// Call a node on `/lanline/index/1`; then [`Engine::handle_reply`].
+    Call {
+        /// For the reply.
+        token: Token,
+        /// Whom.
+        to: NodeId,
+        /// Encoded [`IndexCall`].
+        bytes: Vec<u8>,
+        /// Give up after this.
+        within: Duration,
+    },
+    /// Look up the nodes nearest to a key; then [`Engine::handle_resolved`].
+    Resolve {
+        /// For the result.
+        token: Token,
+        /// The key.
+        key: IndexKey,
+        /// How many.
+        n: usize,
+        /// Give up after this.
+        within: Duration,
+    },
+    /// Make the sequence floor durable; then [`Engine::handle_persisted`].
+    Persist {
+        /// The floor.
+        floor: u64,
+    },
+}
+
+/// Why an advert is no longer there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its node withdrew it.
+    Withdrawn,
+    /// It was not renewed in time.
+    Lapsed,
+}
+
+/// What the engine tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An advert is new, or says something new.
+    Changed(Box<Row>),
+    /// A node no longer says anything about a subject.
+    Gone {
+        /// The node.
+        node: NodeId,
+        /// The subject.
+        slot: Slot,
+        /// Why.
+        why: Ended,
+    },
+    /// A find is over.
+    Answer(FindId, Answer),
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// A find's fetching ends.
+    Find,
+    /// A call was not answered.
+    Call,
+    /// An advert of ours is to be signed, renewed or placed.
+    Publish,
+    /// Adverts wait for a peer.
+    Push,
+    /// A neighbour is to be compared with.
+    Sync,
+    /// An advert lapses.
+    Lapse,
+}
+
+/// Too many finds at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{FINDS} finds are under way on this node, the most at once; ask again in a moment")]
+pub struct Busy;
+
+/// Figures for `status` and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Adverts held, tombstones included.
+    pub adverts: usize,
+    /// Nodes that they are about.
+    pub nodes: usize,
+    /// Full replica, or only what is near.
+    pub mode: Mode,
+    /// Connected peers that discovery sees.
+    pub neighbours: usize,
+    /// Refused adverts by reason word.
+    pub refused: Vec<(&'static str, u64)>,
+    /// Calls of others that broke a bound.
+    pub bad_calls: u64,
+    /// Pushes not sent because a bound was reached.
+    pub pushes_dropped: u64,
+    /// Comparisons with neighbours completed.
+    pub syncs: u64,
+    /// Events dropped because nobody took them.
+    pub events_dropped: u64,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Store(Vec<(Subject, u64)>),
+    Sync,
+    Get(FindId),
+    ResolveKey(IndexKey),
+    ResolveFind(FindId),
+}
+
+#[derive(Debug)]
+struct Pending {
+    to: Option<NodeId>,
+    purpose: Purpose,
+    ends: Instant,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Engine {
+    me: NodeId,
+    store: AdvertStore,
+    contacts: Contacts,
+    publisher: Publisher,
+    replica: Replica,
+    outbox: Outbox,
+    mode: Mode,
+    rtts: Rtts,
+    finds: BTreeMap<FindId, Find>,
+    calls: BTreeMap<Token, Pending>,
+    call_ends: BTreeSet<(Instant, Token)>,
+    next: u64,
+    out: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    events_dropped: u64,
+    bad_calls: u64,
+    rng: Rng,
+}
+
+impl Engine {
+    /// A node that knows nobody. `floor` is the persisted sequence floor, `seed` makes its choices.
+    pub fn new(now: Instant, key: NodeKey, floor: u64, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        Self {
+            me: key.node_id(),
+            store: AdvertStore::new(key.node_id()),
+            contacts: Contacts::default(),
+            publisher: Publisher::new(now, key, floor, Rng::new(rng.u64())),
+            replica: Replica::new(now, Rng::new(rng.u64())),
+            outbox: Outbox::default(),
+            mode: Mode::Replica,
+            rtts: Rtts::new(),
+            finds: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            call_ends: BTreeSet::new(),
+            next: 0,
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+            events_dropped: 0,
+            bad_calls: 0,
+            rng,
+        }
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// See [`Publisher::set_profile`].
+    pub fn set_profile(&mut self, now: Instant, wall: UnixMillis, name: Option<Name>, addrs: Vec<String>) {
+        self.publisher.set_profile(now, name, addrs);
+        self.turn(now, wall);
+    }
+
+    /// See [`Publisher::publish`].
+    pub fn publish(&mut self, now: Instant, wall: UnixMillis, slot: Slot, body: Body) -> Result<(), PublishError> {
+        self.publisher.publish(now, slot, body)?;
+        self.turn(now, wall);
+        Ok(())
+    }
+
+    /// See [`Publisher::withdraw`].
+    pub fn withdraw(&mut self, now: Instant, wall: UnixMillis, slot: Slot) {
+        self.publisher.withdraw(now, slot);
+        self.turn(now, wall);
+    }
+
+    /// Withdraws everything, at shutdown.
+    pub fn withdraw_all(&mut self, now: Instant, wall: UnixMillis) {
+        self.publisher.withdraw_all(now);
+        self.turn(now, wall);
+    }
+
+    /// Nothing of ours waits to be signed or sent.
+    pub fn is_settled(&self) -> bool {
+        self.publisher.is_settled() && self.outbox.is_empty()
+    }
+
+    /// Begins a find; its [`Event::Answer`] comes within `deadline`, of which [`FETCH_SHARE`] is for fetching.
+    pub fn find(&mut self, now: Instant, wall: UnixMillis, query: Query, deadline: Duration) -> Result<FindId, Busy> {
+        if self.finds.len() >= FINDS {
+            return Err(Busy);
+        }
+        let within = deadline
+            .clamp(FIND_DEADLINE_MIN, FIND_DEADLINE_MAX)
+            .mul_f64(FETCH_SHARE);
+        let mut find = Find::new(query, now, now + within);
+        find.add_candidates(self.me, &self.contacts.closest(find.key(), HOLDERS), &self.rtts);
+        let id = FindId(self.fresh_number());
+        self.resolve(now, find.key(), within, Purpose::ResolveFind(id));
+        self.finds.insert(id, find);
+        self.turn(now, wall);
+        Ok(id)
+    }
+
+    /// Nobody waits for this find any more.
+    pub fn cancel(&mut self, id: FindId) {
+        self.finds.remove(&id);
+    }
+
+    /// Everything held that is alive, nearest first.
+    pub fn snapshot(&self, now: Instant) -> Vec<Row> {
+        let everything = Query {
+            limit: usize::MAX,
+            ..Query::all(wire::advert::Namespace::Hosts)
+        };
+        query::find(
+            self.store.iter().map(|h| (h, Source::Local)),
+            &everything,
+            &self.rtts,
+            now,
+        )
+    }
+
+    /// The connected peers, all of them, with their round trips where measured.
+    pub fn handle_neighbours(&mut self, now: Instant, wall: UnixMillis, peers: &[(NodeId, Option<Duration>)]) {
+        self.rtts = peers
+            .iter()
+            .copied()
+            .filter(|(n, _)| *n != self.me)
+            .take(NEIGHBOURS)
+            .collect();
+        let nodes: Vec<NodeId> = self.rtts.keys().copied().collect();
+        for node in self.replica.handle_neighbours(&nodes) {
+            self.contacts.on_contact(node);
+            self.publisher.handle_contact(now, node, &self.contacts);
+        }
+        self.turn(now, wall);
+    }
+
+    /// Answers a call on `/lanline/index/1`; empty if the answer cannot be encoded, which no answer is.
+    pub fn handle_call(&mut self, now: Instant, wall: UnixMillis, from: NodeId, bytes: &[u8]) -> Vec<u8> {
+        self.contacts.on_contact(from);
+        let reply = match codec::decode::<IndexCall>(bytes, MAX_CALL_BYTES) {
+            Ok(call) => {
+                let mut view = View {
+                    me: self.me,
+                    store: &mut self.store,
+                    contacts: &self.contacts,
+                    mode: self.mode,
+                };
+                let (reply, fresh) = index::answer(&mut view, call, now, wall);
+                self.pass_on(now, from, &fresh);
+                reply
+            }
+            Err(_) => IndexReply::Refused,
+        };
+        if reply == IndexReply::Refused {
+            self.bad_calls += 1;
+        }
+        self.turn(now, wall);
+        codec::encode(&reply).unwrap_or_default()
+    }
+
+    /// News from `source` goes on to a few neighbours; what this very node is said to have said goes to the publisher.
+    fn pass_on(&mut self, now: Instant, source: NodeId, fresh: &[Subject]) {
+        for subject in fresh {
+            let Some(held) = self.store.get(subject) else { continue };
+            if subject.0 == self.me {
+                let advert = held.advert.clone();
+                self.publisher.handle_own(&advert, now);
+            } else if self.mode == Mode::Replica && held.age(now) <= PUSH_MAX_AGE {
+                for to in self.replica.push_foreign(source, subject.0) {
+                    self.outbox.enqueue(now, to, *subject, PUSH_GATHER);
+                }
+            }
+        }
+    }
+
+    /// The sequence floor was made durable, or could not be.
+    pub fn handle_persisted(&mut self, now: Instant, wall: UnixMillis, floor: u64, durable: bool) {
+        if durable {
+            self.publisher.handle_persisted(floor);
+        } else {
+            self.publisher.handle_persist_failed(now);
+        }
+        self.turn(now, wall);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant, wall: UnixMillis) {
+        while let Some((_, token)) = self.call_ends.first().copied().filter(|(end, _)| *end <= now) {
+            self.fail(now, token);
+        }
+        self.turn(now, wall);
+    }
+
+    /// What to do outside, oldest first.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.pop_front()
+    }
+
+    /// What to tell, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Engine::handle_timeout`], and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        let sync = if self.mode == Mode::Replica {
+            self.replica.poll_timeout()
+        } else {
+            None
+        };
+        let push = if self.calls_room() > 0 {
+            self.outbox.poll_timeout()
+        } else {
+            None
+        };
+        let all = [
+            (self.finds.values().map(Find::fetch_by).min(), Reason::Find),
+            (self.call_ends.first().map(|e| e.0), Reason::Call),
+            (self.publisher.poll_timeout(), Reason::Publish),
+            (push, Reason::Push),
+            (sync, Reason::Sync),
+            (self.store.poll_timeout(), Reason::Lapse),
+        ];
+        all.into_iter().filter_map(|(at, why)| Some((at?, why))).min()
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            adverts: self.store.len(),
+            nodes: self.store.nodes(),
+            mode: self.mode,
+            neighbours: self.rtts.len(),
+            refused: Refusal::ALL
+                .iter()
+                .map(|r| (r.word(), self.store.refused(*r)))
+                .collect(),
+            bad_calls: self.bad_calls,
+            pushes_dropped: self.outbox.dropped(),
+            syncs: self.replica.completed(),
+            events_dropped: self.events_dropped,
+        }
+    }
+
+    /// Lets every machine do what it can now.
+    fn turn(&mut self, now: Instant, wall: UnixMillis) {
+        self.store.handle_timeout(now);
+        self.mode = match (self.mode, self.store.nodes()) {
+            (Mode::Replica, n) if n > REPLICA_NODES => Mode::Index,
+            (Mode::Index, n) if n <= REPLICA_NODES_BACK => Mode::Replica,
+            (mode, _) => mode,
+        };
+        self.publisher.handle_timeout(now, wall);
+        while let Some(want) = self.publisher.poll() {
+            self.do_want(now, wall, want);
+        }
+        self.send_outbox(now);
+        if self.mode == Mode::Replica {
+            self.replica.handle_timeout(now);
+            if let Some((to, call)) = self.replica.poll(&self.store) {
+                self.call(now, to, &call, CALL_DEADLINE, Purpose::Sync);
+            }
+        }
+        self.send_finds(now);
+        self.tell_changes(now);
+    }
+
+    fn do_want(&mut self, now: Instant, wall: UnixMillis, want: Want) {
+        match want {
+            Want::Signed(carried) => {
+                let slot = wire::advert::Advert::open(&carried.advert).map(|a| a.slot());
+                let stored = self.store.store(&carried, now, wall);
+                let (Ok(slot), Ok(_), Mode::Replica) = (slot, stored, self.mode) else {
+                    return;
+                };
+                for to in self.replica.push_own() {
+                    self.outbox.enqueue(now, to, (self.me, slot), PUSH_GATHER);
+                }
+            }
+            Want::Persist(floor) => self.out.push_back(Transmit::Persist { floor }),
+            Want::Resolve(key) => self.resolve(now, key, RESOLVE_DEADLINE, Purpose::ResolveKey(key)),
+            Want::Send(to, slot) => self.outbox.enqueue(now, to, (self.me, slot), PUSH_GATHER),
+        }
+    }
+
+    /// Calls of the background under way are bounded; those of finds are bounded by the finds.
+    fn calls_room(&self) -> usize {
+        CALLS.saturating_sub(
+            self.calls
+                .values()
+                .filter(|c| matches!(c.purpose, Purpose::Store(_)))
+                .count(),
+        )
+    }
+
+    fn send_outbox(&mut self, now: Instant) {
+        let mut room = self.calls_room();
+        while room > 0 {
+            let Some((to, subjects)) = self.outbox.poll(now) else {
+                break;
+            };
+            let held: Vec<_> = subjects.iter().filter_map(|s| self.store.get(s)).collect();
+            let seqs = held.iter().map(|h| (h.subject(), h.advert.seq)).collect();
+            let adverts: Vec<_> = held.iter().map(|h| h.carried(now)).collect();
+            if adverts.is_empty() {
+                self.outbox.handle_done(now, to);
+                continue;
+            }
+            room -= 1;
+            self.call(
+                now,
+                to,
+                &IndexCall::Store { adverts },
+                CALL_DEADLINE,
+                Purpose::Store(seqs),
+            );
+        }
+    }
+
+    fn send_finds(&mut self, now: Instant) {
+        let ids: Vec<FindId> = self.finds.keys().copied().collect();
+        for id in ids {
+            while let Some((to, key, within)) = self.finds.get_mut(&id).and_then(|f| {
+                let within = f.fetch_by().saturating_duration_since(now);
+                if within.is_zero() {
+                    None
+                } else {
+                    Some((f.poll()?, f.key(), within))
+                }
+            }) {
+                let limit = u16::try_from(MAX_GET).unwrap_or(u16::MAX);
+                let call = IndexCall::Get {
+                    key,
+                    limit,
+                    nonce: self.rng.u64(),
+                };
+                self.call(now, to, &call, within, Purpose::Get(id));
+            }
+            if self.finds.get(&id).is_some_and(|f| f.is_done(now))
+                && let Some(find) = self.finds.remove(&id)
+            {
+                let answer = find.answer(&self.store, &self.rtts, now);
+                self.events.push_back(Event::Answer(id, answer));
+            }
+        }
+    }
+
+    fn tell_changes(&mut self, now: Instant) {
+        for change in self.store.take_changes() {
+            let event = match change {
+                Change::Withdrawn((node, slot)) => Event::Gone {
+                    node,
+                    slot,
+                    why: Ended::Withdrawn,
+                },
+                Change::Lapsed((node, slot)) => Event::Gone {
+                    node,
+                    slot,
+                    why: Ended::Lapsed,
+                },
+                Change::Advert(subject) => {
+                    let Some(held) = self.store.get(&subject) else { continue };
+                    Event::Changed(Box::new(Row {
+                        advert: held.advert.clone(),
+                        age: held.age(now),
+                        rtt: self.rtts.get(&subject.0).copied().flatten(),
+                        source: Source::Local,
+                    }))
+                }
+            };
+            if self.events.len() >= EVENTS {
+                self.events_dropped += 1;
+            } else {
+                self.events.push_back(event);
+            }
+        }
+    }
+
+    fn fresh_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn pend(&mut self, to: Option<NodeId>, ends: Instant, purpose: Purpose) -> Token {
+        let token = Token(self.fresh_number());
+        self.calls.insert(token, Pending { to, purpose, ends });
+        self.call_ends.insert((ends, token));
+        token
+    }
+
+    fn resolve(&mut self, now: Instant, key: IndexKey, within: Duration, purpose: Purpose) {
+        let token = self.pend(None, now + within, purpose);
+        self.out.push_back(Transmit::Resolve {
+            token,
+            key,
+            n: HOLDERS,
+            within,
+        });
+    }
+
+    fn call(&mut self, now: Instant, to: NodeId, call: &IndexCall, within: Duration, purpose: Purpose) {
+        let token = self.pend(Some(to), now + within, purpose);
+        match codec::encode(call) {
+            Ok(bytes) if bytes.len() <= MAX_CALL_BYTES => {
+                self.out.push_back(Transmit::Call {
+                    token,
+                    to,
+                    bytes,
+                    within,
+                });
+            }
+            _ => self.fail(now, token),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! One find: whom to ask, in which order, until when; and what the rows that came amount to.
+//!
+//! Invariant: the answer is ready at `fetch_by` at the latest, whoever is silent, and says so.
+
+use crate::{
+    defaults::{FIND_ASK, FIND_PARALLEL, FIND_ROWS},
+    store::{AdvertStore, Held, Subject},
+};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+use wire::{
+    ByteSize, ImageId, Name, NodeId,
+    advert::{Accelerator, Advert, Body, IndexKey, Namespace},
+};
+
+/// What a row must be to be returned; an unset field does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Instruction set of a host.
+    pub arch: Option<Name>,
+    /// Accelerator of a host.
+    pub accel: Option<Accelerator>,
+    /// Free processors of a host.
+    pub min_cpus_free: Option<u16>,
+    /// Free memory of a host.
+    pub min_memory_free: Option<ByteSize>,
+    /// The host has room for one more guest.
+    pub room_for_guest: bool,
+    /// The image, of a holder or a guest.
+    pub image: Option<ImageId>,
+    /// The tag of an image.
+    pub tag: Option<Name>,
+    /// The holder has every piece.
+    pub complete_image: bool,
+    /// Not older than this.
+    pub max_age: Option<Duration>,
+    /// Round trip measured, and not longer than this.
+    pub max_rtt: Option<Duration>,
+}
+
+impl Filter {
+    /// Whether the content fits; age and round trip are judged apart.
+    pub fn fits(&self, advert: &Advert) -> bool {
+        let wants_host = self.arch.is_some()
+            || self.accel.is_some()
+            || self.min_cpus_free.is_some()
+            || self.min_memory_free.is_some()
+            || self.room_for_guest;
+        match &advert.body {
+            Body::Host(h) => {
+                self.image.is_none()
+                    && self.tag.is_none()
+                    && !self.complete_image
+                    && self.arch.as_ref().is_none_or(|a| *a == h.arch)
+                    && self.accel.is_none_or(|a| a == h.accel)
+                    && self.min_cpus_free.is_none_or(|n| h.cpus_free >= n)
+                    && self.min_memory_free.is_none_or(|n| h.memory_free >= n)
+                    && (!self.room_for_guest || h.vms < h.max_vms)
+            }
+            Body::Image(i) => {
+                !wants_host
+                    && self.image.is_none_or(|x| x == i.image)
+                    && self.tag.as_ref().is_none_or(|t| i.tag.as_ref() == Some(t))
+                    && (!self.complete_image || i.complete())
+            }
+            Body::Guest(g) => {
+                !wants_host && self.tag.is_none() && !self.complete_image && self.image.is_none_or(|x| x == g.image)
+            }
+            Body::Gone(_) => false,
+        }
+    }
+}
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Where the index files the answers.
+    pub namespace: Namespace,
+    /// Which of them are wanted.
+    pub filter: Filter,
+    /// How many, nearest first; at most [`FIND_ROWS`].
+    pub limit: usize,
+}
+
+impl Query {
+    /// Everything under a namespace.
+    pub fn all(namespace: Namespace) -> Self {
+        Self {
+            namespace,
+            filter: Filter::default(),
+            limit: FIND_ROWS,
+        }
+    }
+}
+
+/// Where a row came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Held here.
+    Local,
+    /// This node's answer brought it.
+    Peer(NodeId),
+}
+
+/// One advert of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// What its node said.
+    pub advert: Advert,
+    /// How long ago.
+    pub age: Duration,
+    /// Round trip to that node, if it is connected.
+    pub rtt: Option<Duration>,
+    /// Who had it.
+    pub source: Source,
+}
+
+/// An honest answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Nearest first, then youngest.
+    pub rows: Vec<Row>,
+    /// Nodes asked, this one included.
+    pub asked: usize,
+    /// Nodes that answered in time, this one included.
+    pub answered: usize,
+    /// Every node asked answered, and nobody held more than it sent.
+    pub complete: bool,
+    /// Adverts that exist under the key, filter aside, as the best informed holder reckons.
+    pub estimated_total: usize,
+    /// Age of the oldest row.
+    pub oldest_age: Option<Duration>,
+    /// From the question to the answer.
+    pub took: Duration,
+}
+
+/// A find under way.
+#[derive(Debug)]
+pub struct Find {
+    query: Query,
+    key: IndexKey,
+    started: Instant,
+    fetch_by: Instant,
+    /// Not asked yet, nearest first.
+    waiting: Vec<NodeId>,
+    asked: BTreeMap<NodeId, bool>,
+    flying: usize,
+    resolved: bool,
+    rows: BTreeMap<Subject, (Held, NodeId)>,
+    most_held: usize,
+}
+
+/// Round trips by node.
+pub type Rtts = BTreeMap<NodeId, Option<Duration>>;
+
+impl Find {
+    /// Begins at `started`; fetching ends at `fetch_by`.
+    pub fn new(query: Query, started: Instant, fetch_by: Instant) -> Self {
+        Self {
+            key: query.namespace.key(),
+            query: Query {
+                limit: query.limit.min(FIND_ROWS),
+                ..query
+            },
+            started,
+            fetch_by,
+            waiting: Vec::new(),
+            asked: BTreeMap::new(),
+            flying: 0,
+            resolved: false,
+            rows: BTreeMap::new(),
+            most_held: 0,
+        }
+    }
+
+    /// The key asked for.
+    pub fn key(&self) -> IndexKey {
+        self.key
+    }
+
+    /// When fetching ends.
+    pub fn fetch_by(&self) -> Instant {
+        self.fetch_by
+    }
+
+    /// Nodes that may hold the key; known ones are ignored, and [`FIND_ASK`] is the bound.
+    pub fn add_candidates(&mut self, me: NodeId, nodes: &[NodeId], rtts: &Rtts) {
+        for node in nodes {
+            let known = *node == me || self.asked.contains_key(node) || self.waiting.contains(node);
+            if !known && self.asked.len() + self.waiting.len() < FIND_ASK {
+                self.waiting.push(*node);
+            }
+        }
+        self.waiting
+            .sort_by_key(|n| rtts.get(n).copied().flatten().unwrap_or(Duration::MAX));
+    }
+
+    /// The network said all that it knows about who is nearest.
+    pub fn handle_resolved(&mut self) {
+        self.resolved = true;
+    }
+
+    /// The next node to ask.
+    pub fn poll(&mut self) -> Option<NodeId> {
+        if self.flying >= FIND_PARALLEL || self.waiting.is_empty() {
+            return None;
+        }
+        let node = self.waiting.remove(0);
+        self.flying += 1;
+        self.asked.insert(node, false);
+        Some(node)
+    }
+
+    /// A node answered, with rows that were checked, and says how many it holds.
+    pub fn handle_rows(&mut self, from: NodeId, rows: Vec<Held>, total: usize) {
+        self.flying = self.flying.saturating_sub(1);
+        self.asked.insert(from, true);
+        self.most_held = self.most_held.max(total);
+        for held in rows {
+            let subject = held.subject();
+            let newer = self
+                .rows
+                .get(&subject)
+                .is_none_or(|(old, _)| old.advert.seq < held.advert.seq);
+            if newer && (self.rows.len() < FIND_ROWS || self.rows.contains_key(&subject)) {
+                self.rows.insert(subject, (held, from));
+            }
+        }
+    }
+
+    /// A node failed.
+    pub fn handle_fail(&mut self) {
+        self.flying = self.flying.saturating_sub(1);
+    }
+
+    /// Nothing more can come, or time is up.
+    pub fn is_done(&self, now: Instant) -> bool {
+        now >= self.fetch_by || (self.resolved && self.flying == 0 && self.waiting.is_empty())
+    }
+
+    /// The answer as it stands.
+    pub fn answer(self, store: &AdvertStore, rtts: &Rtts, now: Instant) -> Answer {
+        let answered = self.asked.values().filter(|a| **a).count();
+        let everyone = self.resolved && self.waiting.is_empty() && answered == self.asked.len();
+        let mut all: BTreeMap<Subject, (&Held, Source)> = BTreeMap::new();
+        for held in store.under(self.key).filter_map(|s| store.get(&s)) {
+            all.insert(held.subject(), (held, Source::Local));
+        }
+        for (subject, (held, from)) in &self.rows {
+            if all.get(subject).is_none_or(|(old, _)| old.advert.seq < held.advert.seq) {
+                all.insert(*subject, (held, Source::Peer(*from)));
+            }
+        }
+        let known = all.len();
+        let dead = all.values().filter(|(h, _)| h.advert.body.is_gone()).count();
+        let rows = find(all.into_values(), &self.query, rtts, now);
+        Answer {
+            oldest_age: rows.iter().map(|r| r.age).max(),
+            rows,
+            asked: 1 + self.asked.len(),
+            answered: 1 + answered,
+            complete: everyone && self.most_held <= known,
+            estimated_total: known.max(self.most_held) - dead,
+            took: now.saturating_duration_since(self.started),
+        }
+    }
+}
+
+/// The rows that a question is answered with: alive, fitting, nearest first.
+pub fn find<'a>(all: impl Iterator<Item = (&'a Held, Source)>, query: &Query, rtts: &Rtts, now: Instant) -> Vec<Row> {
+    let f = &query.filter;
+    let mut rows: Vec<Row> = all
+        .filter(|(h, _)| h.expires > now && f.fits(&h.advert))
+        .map(|(h, source)| Row {
+            advert: h.advert.clone(),
+            age: h.age(now),
+            rtt: rtts.get(&h.advert.node).copied().flatten(),
+            source,
+        })
+        .filter(|r| f.max_age.is_none_or(|m| r.age <= m))
+        .filter(|r| f.max_rtt.is_none_or(|m| r.rtt.is_some_and(|t| t <= m)))
+        .collect();
+    rows.sort_by_key(|r| (r.rtt.unwrap_or(Duration::MAX), r.age, r.advert.node, r.advert.slot()));
+    rows.truncate(query.limit);
+    rows
+}
