@@ -17,12 +17,19 @@ pub fn load_order(dep: &str, builtin: &str, needed: &[&str], useful: &[&str]) ->
     }
     let built_in: Vec<String> = builtin.lines().map(module_name).collect();
     let mut order: Vec<String> = Vec::new();
-    for (name, must) in needed.iter().map(|n| (n, true)).chain(useful.iter().map(|n| (n, false))) {
+    for (name, must) in needed
+        .iter()
+        .map(|n| (n, true))
+        .chain(useful.iter().map(|n| (n, false)))
+    {
         match by_name.get(&module_name(name)) {
             // depmod lists every dependency, the deepest last.
             Some((path, before)) => {
                 let chain = before.split_whitespace().rev().chain([*path]);
-                let new: Vec<String> = chain.filter(|p| !order.iter().any(|o| o == p)).map(str::to_owned).collect();
+                let new: Vec<String> = chain
+                    .filter(|p| !order.iter().any(|o| o == p))
+                    .map(str::to_owned)
+                    .collect();
                 order.extend(new);
             }
             None if built_in.contains(&module_name(name)) || !must => {}
@@ -52,7 +59,12 @@ kernel/c/virtio-rng.ko: kernel/a/virtio.ko
 
     #[test]
     fn each_module_comes_after_what_it_needs_and_only_once() {
-        let got = load_order(DEP, "kernel/fs/ext4/ext4.ko\n", &["virtio_pci", "virtio_net", "ext4"], &["virtio_rng"]);
+        let got = load_order(
+            DEP,
+            "kernel/fs/ext4/ext4.ko\n",
+            &["virtio_pci", "virtio_net", "ext4"],
+            &["virtio_rng"],
+        );
         let want = [
             "kernel/a/virtio.ko",
             "kernel/a/virtio_ring.ko",

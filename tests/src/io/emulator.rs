@@ -134,7 +134,10 @@ impl LinkHandle {
 
     /// Undoes a cut.
     pub fn restore(&self) {
-        self.update(|p| Params { cut: false, ..p.clone() });
+        self.update(|p| Params {
+            cut: false,
+            ..p.clone()
+        });
     }
 
     /// Counters of the direction from end A to end B and of the other.
@@ -174,7 +177,11 @@ fn run(shared: &Shared) {
             let mut lanes = lock(shared);
             round(&mut lanes, &readable, &mut buf);
             let taps: Vec<_> = lanes.iter().map(|l| Arc::clone(&l.from)).collect();
-            let next = lanes.iter().filter_map(|l| l.netem.poll_timeout()).map(|(at, _)| at).min();
+            let next = lanes
+                .iter()
+                .filter_map(|l| l.netem.poll_timeout())
+                .map(|(at, _)| at)
+                .min();
             (taps, next)
         };
         if shared.stop.load(std::sync::atomic::Ordering::Acquire) {
@@ -229,7 +236,10 @@ fn wait(shared: &Shared, taps: &[Arc<File>], next: Option<Instant>) -> Result<Ve
         Err(e) => return Err(e).context("ppoll"),
     }
     let woken = fds.pop().is_some_and(|w| w.revents().contains(PollFlags::IN));
-    let ready = fds.iter().enumerate().filter(|(_, f)| f.revents().contains(PollFlags::IN));
+    let ready = fds
+        .iter()
+        .enumerate()
+        .filter(|(_, f)| f.revents().contains(PollFlags::IN));
     let ready = ready.map(|(i, _)| i).collect();
     drop(fds);
     if woken {

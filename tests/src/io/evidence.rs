@@ -104,7 +104,8 @@ pub fn output_dir() -> Result<PathBuf> {
 pub fn workspace() -> Result<PathBuf> {
     let here = std::env::current_dir()?;
     let root = here.ancestors().find(|d| d.join("Cargo.lock").is_file());
-    root.map(Path::to_owned).context("run this inside the lanline workspace")
+    root.map(Path::to_owned)
+        .context("run this inside the lanline workspace")
 }
 
 /// Files made under sudo go to the person who called it, so that they can remove them.

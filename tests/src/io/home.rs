@@ -56,10 +56,31 @@ impl Home {
         let laptop = lab.namespace("laptop")?;
         let [a, b, c] = defaults::HOME_PREFIX;
         let ns = &machine.ns;
-        ns.ip(&["link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
+        ns.ip(&[
+            "link",
+            "add",
+            "br0",
+            "type",
+            "bridge",
+            "stp_state",
+            "0",
+            "forward_delay",
+            "0",
+        ])?;
         ns.ip(&["addr", "add", &format!("{a}.{b}.{c}.1/24"), "dev", "br0"])?;
         ns.ip(&["link", "set", "br0", "up"])?;
-        ns.ip(&["link", "add", "lan0", "type", "veth", "peer", "name", "eth0", "netns", laptop.name()])?;
+        ns.ip(&[
+            "link",
+            "add",
+            "lan0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            laptop.name(),
+        ])?;
         ns.ip(&["link", "set", "lan0", "master", "br0", "up"])?;
         laptop.ip(&["link", "set", "eth0", "up"])?;
         ns.sysctl("ipv4/ip_forward", "1")?;
@@ -82,7 +103,10 @@ impl Home {
     /// The leases that the home's DHCP server has given out.
     pub fn leases(&self) -> Result<Vec<Lease>> {
         let text = fs::read_to_string(&self.lease_file).unwrap_or_default();
-        text.lines().filter(|l| !l.starts_with("duid")).map(parse_lease).collect()
+        text.lines()
+            .filter(|l| !l.starts_with("duid"))
+            .map(parse_lease)
+            .collect()
     }
 
     /// One ping from the laptop: its round trip, or `None` without an answer within a second.
@@ -117,8 +141,18 @@ fn start_dnsmasq(ns: &Netns, dir: &Path, leases: &Path) -> Result<()> {
     let [a, b, c] = defaults::HOME_PREFIX;
     let log = dir.join("dnsmasq.log");
     let mut cmd = ns.command(&sh::tool("dnsmasq").context("dnsmasq is missing")?, RunAs::Root)?;
-    cmd.args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root"]);
-    cmd.args(["--interface=br0", "--bind-interfaces", "--dhcp-authoritative", "--log-dhcp"]);
+    cmd.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--port=0",
+        "--user=root",
+    ]);
+    cmd.args([
+        "--interface=br0",
+        "--bind-interfaces",
+        "--dhcp-authoritative",
+        "--log-dhcp",
+    ]);
     // The test of each address by ping before it is offered would add 3 s to every first lease.
     cmd.arg("--no-ping");
     cmd.arg(format!("--dhcp-range={a}.{b}.{c}.50,{a}.{b}.{c}.150,255.255.255.0,1h"));
@@ -154,7 +188,21 @@ fn lease_for_laptop(laptop: &Netns, dir: &Path) -> Result<Ipv4Addr> {
     fs::write(&script, UDHCPC_SCRIPT)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     let mut c = laptop.command(Path::new("busybox"), RunAs::Root)?;
-    c.args(["udhcpc", "-f", "-q", "-n", "-i", "eth0", "-x", "hostname:laptop", "-t", "10", "-T", "1", "-s"]);
+    c.args([
+        "udhcpc",
+        "-f",
+        "-q",
+        "-n",
+        "-i",
+        "eth0",
+        "-x",
+        "hostname:laptop",
+        "-t",
+        "10",
+        "-T",
+        "1",
+        "-s",
+    ]);
     c.arg(&script).env("LEASE_OUT", &out);
     sh::run_within(c, Duration::from_secs(20))?.ok()?;
     let ip = fs::read_to_string(&out).context("the laptop got no lease")?;
@@ -175,7 +223,9 @@ fn parse_lease(line: &str) -> Result<Lease> {
 }
 
 fn parse_page(raw: &str) -> Result<Page> {
-    let (head, body) = raw.split_once("\r\n\r\n").context("an HTTP answer without end of headers")?;
+    let (head, body) = raw
+        .split_once("\r\n\r\n")
+        .context("an HTTP answer without end of headers")?;
     let status = head.split(' ').nth(1).context("an HTTP answer without a status")?;
     Ok(Page {
         status: status.parse()?,

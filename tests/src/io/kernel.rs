@@ -29,7 +29,10 @@ pub struct Kernel {
 /// None is there and apt cannot give one.
 pub fn find(cache: &Path) -> Result<Kernel> {
     if !cfg!(target_arch = "x86_64") {
-        bail!("the demo's guest is built for x86_64 only so far; this machine is {}", std::env::consts::ARCH);
+        bail!(
+            "the demo's guest is built for x86_64 only so far; this machine is {}",
+            std::env::consts::ARCH
+        );
     }
     let unpacked = cache.join("kernel");
     if let Some(k) = newest(Path::new("/"), |r| r.contains("cloud")).or_else(|| newest(&unpacked, |_| true)) {
@@ -54,7 +57,10 @@ fn newest(root: &Path, wanted: impl Fn(&str) -> bool) -> Option<Kernel> {
 
 /// `6.1.0-56-cloud-amd64` sorts after `6.1.0-9-cloud-amd64`.
 fn version(release: &str) -> Vec<u32> {
-    release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
+    release
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|n| n.parse().ok())
+        .collect()
 }
 
 fn download(cache: &Path, unpacked: &Path) -> Result<()> {
@@ -63,7 +69,10 @@ fn download(cache: &Path, unpacked: &Path) -> Result<()> {
     }
     let release = META_PACKAGES.into_iter().find_map(newest_release);
     let release = release.with_context(|| {
-        format!("apt knows none of {}; run `apt-get update` and try again", META_PACKAGES.join(", "))
+        format!(
+            "apt knows none of {}; run `apt-get update` and try again",
+            META_PACKAGES.join(", ")
+        )
     })?;
     let debs = cache.join("debs");
     fs::create_dir_all(&debs)?;
@@ -79,7 +88,10 @@ fn download(cache: &Path, unpacked: &Path) -> Result<()> {
     }
     let half = cache.join(format!("kernel-{}", std::process::id()));
     for deb in fs::read_dir(&debs)?.flatten() {
-        sh::run("dpkg-deb", &["-x", &deb.path().to_string_lossy(), &half.to_string_lossy()])?;
+        sh::run(
+            "dpkg-deb",
+            &["-x", &deb.path().to_string_lossy(), &half.to_string_lossy()],
+        )?;
     }
     if !half.join("lib").exists() {
         // Newer packages hold usr/lib only, as merged systems do.
@@ -96,8 +108,13 @@ fn download(cache: &Path, unpacked: &Path) -> Result<()> {
 /// The release that a meta package depends on, without its prefix.
 fn newest_release(meta: &str) -> Option<String> {
     let said = sh::run("apt-cache", &["depends", meta]).ok()?;
-    let names = said.lines().filter_map(|l| l.trim().strip_prefix("Depends: linux-image-"));
-    names.filter(|r| r.starts_with(|c: char| c.is_ascii_digit())).map(str::to_owned).next()
+    let names = said
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("Depends: linux-image-"));
+    names
+        .filter(|r| r.starts_with(|c: char| c.is_ascii_digit()))
+        .map(str::to_owned)
+        .next()
 }
 
 /// A module's bytes, unpacked: the guest's insmod knows no compression.

@@ -184,7 +184,8 @@ impl Lab {
         let far_end = tap::open(&self.internet, &far_if)?;
         let line = self.emulator.link(near_end, far_end, params);
         ns.ip(&["addr", "add", &format!("{near}/30"), "dev", "wan0"])?;
-        self.internet.ip(&["addr", "add", &format!("{far}/30"), "dev", &far_if])?;
+        self.internet
+            .ip(&["addr", "add", &format!("{far}/30"), "dev", &far_if])?;
         ns.ip(&["route", "add", "default", "via", &far.to_string()])?;
         Ok((near, line))
     }
@@ -219,9 +220,15 @@ impl Lab {
         };
         let mut c = ns.command(&tcpdump, RunAs::Root)?;
         // 160 bytes hold the headers of a frame, DHCP aside; at most 3 files of 8 MB each.
-        c.args(["-Z", "root", "-n", "-s", "160", "-C", "8", "-W", "3", "-i", interface, "-w"]);
+        c.args([
+            "-Z", "root", "-n", "-s", "160", "-C", "8", "-W", "3", "-i", interface, "-w",
+        ]);
         c.arg(self.dir.join(format!("{name}.pcap")));
-        let child = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let child = c
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
         self.captures.push(child);
         Ok(())
     }

@@ -5,7 +5,7 @@
     reason = "this module is the crate's I/O: namespaces, TAPs, files, clocks and child processes of the lab"
 )]
 
-
+pub mod demo;
 pub mod emulator;
 pub mod evidence;
 pub mod guest_image;

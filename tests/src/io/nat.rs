@@ -58,7 +58,18 @@ impl Lab {
         let [_, _, n, _] = router.addr.octets();
         let (gate, inside) = (Ipv4Addr::new(10, n, 0, 1), Ipv4Addr::new(10, n, 0, 2));
         router.ns.sysctl("ipv4/ip_forward", "1")?;
-        router.ns.ip(&["link", "add", "lan0", "type", "veth", "peer", "name", "wan0", "netns", ns.name()])?;
+        router.ns.ip(&[
+            "link",
+            "add",
+            "lan0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "wan0",
+            "netns",
+            ns.name(),
+        ])?;
         router.ns.ip(&["addr", "add", &format!("{gate}/24"), "dev", "lan0"])?;
         router.ns.ip(&["link", "set", "lan0", "up"])?;
         ns.ip(&["addr", "add", &format!("{inside}/24"), "dev", "wan0"])?;

@@ -83,7 +83,9 @@ impl Netns {
                 move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network))?;
                 f()
             });
-            inside.join().unwrap_or_else(|_| bail!("a thread inside {} panicked", self.name))
+            inside
+                .join()
+                .unwrap_or_else(|_| bail!("a thread inside {} panicked", self.name))
         })
     }
 
@@ -144,5 +146,6 @@ fn pids(name: &str) -> Result<Vec<u32>> {
 fn is_zombie(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // "PID (NAME) STATE ...": the name may hold spaces and brackets, so look behind the last one.
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ")
+        .is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }

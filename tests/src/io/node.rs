@@ -14,7 +14,7 @@ use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -63,6 +63,7 @@ struct Inner {
     bin: PathBuf,
     state: PathBuf,
     log: PathBuf,
+    id: OnceLock<String>,
     child: Mutex<Option<Child>>,
 }
 
@@ -82,6 +83,7 @@ impl Node {
             machine,
             spec,
             state,
+            id: OnceLock::new(),
             child: Mutex::new(None),
         })))
     }
@@ -111,20 +113,33 @@ impl Node {
         let from = self.log().len();
         let log = OpenOptions::new().create(true).append(true).open(&self.0.log)?;
         let mut c = self.command()?;
-        c.args(["up", "--listen", &format!("0.0.0.0:{}", defaults::NODE_PORT), "--name", self.name()]);
+        c.args([
+            "up",
+            "--listen",
+            &format!("0.0.0.0:{}", defaults::NODE_PORT),
+            "--name",
+            self.name(),
+        ]);
         c.args(&self.0.spec.args);
         let child = c.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         *self.child() = Some(child);
-        sh::eventually(defaults::READY_LIMIT, &format!("node {} to be ready", self.name()), || {
-            let said = self.log().split_off(from);
-            if said.lines().any(|l| l.contains("lanline: ready")) {
-                return Ok(Some(()));
-            }
-            if let Some(status) = self.child().as_mut().map(Child::try_wait).transpose()?.flatten() {
-                bail!("node {} ended with {status} before it was ready; it said:\n{said}", self.name());
-            }
-            Ok(None)
-        })
+        sh::eventually(
+            defaults::READY_LIMIT,
+            &format!("node {} to be ready", self.name()),
+            || {
+                let said = self.log().split_off(from);
+                if said.lines().any(|l| l.contains("lanline: ready")) {
+                    return Ok(Some(()));
+                }
+                if let Some(status) = self.child().as_mut().map(Child::try_wait).transpose()?.flatten() {
+                    bail!(
+                        "node {} ended with {status} before it was ready; it said:\n{said}",
+                        self.name()
+                    );
+                }
+                Ok(None)
+            },
+        )
     }
 
     /// True while its process runs.
@@ -185,7 +200,10 @@ impl Node {
         let (out, err) = (dir.join(format!("{name}.out")), dir.join(format!("{name}.err")));
         let mut c = self.command()?;
         c.args(args).stdin(Stdio::null());
-        let child = c.stdout(fs::File::create(&out)?).stderr(fs::File::create(&err)?).spawn()?;
+        let child = c
+            .stdout(fs::File::create(&out)?)
+            .stderr(fs::File::create(&err)?)
+            .spawn()?;
         Ok(Running {
             line: sh::command_line(&c),
             child,
@@ -194,14 +212,34 @@ impl Node {
         })
     }
 
-    /// Its node id.
+    /// Its node id, asked for once.
     pub fn id(&self) -> Result<String> {
-        text(&self.json(&["status"])?, "id")
+        if let Some(id) = self.known_id() {
+            return Ok(id);
+        }
+        let id = text(&self.json(&["status"])?, "id")?;
+        Ok(self.0.id.get_or_init(|| id).clone())
+    }
+
+    /// Its node id if it was asked for before; works for a node that is down.
+    pub fn known_id(&self) -> Option<String> {
+        self.0.id.get().cloned()
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child().as_ref().map(Child::id)
     }
 
     fn command(&self) -> Result<Command> {
         let mut c = self.0.machine.ns.command(&self.0.bin, self.0.spec.who)?;
-        let path = self.0.spec.path.clone().or_else(|| std::env::var("PATH").ok()).unwrap_or_default();
+        let path = self
+            .0
+            .spec
+            .path
+            .clone()
+            .or_else(|| std::env::var("PATH").ok())
+            .unwrap_or_default();
         let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
         // A PATH for the node alone would hide `ip` and `setpriv` from the lab: env(1) sets it last.
         let before: Vec<_> = c.get_args().map(ToOwned::to_owned).collect();
@@ -211,7 +249,9 @@ impl Node {
         let mut full = Command::new("ip");
         full.args(rest).arg("env").arg(format!("PATH={path}")).arg(bin);
         full.env("LANLINE_STATE", &self.0.state).env("HOME", &self.0.state);
-        full.env("RUST_LOG", log).env("RUST_BACKTRACE", "1").env("NO_COLOR", "1");
+        full.env("RUST_LOG", log)
+            .env("RUST_BACKTRACE", "1")
+            .env("NO_COLOR", "1");
         c = full;
         Ok(c)
     }
@@ -246,7 +286,11 @@ impl Running {
         let Some(status) = sh::wait_within(&mut self.child, limit)? else {
             self.child.kill()?;
             self.child.wait()?;
-            bail!("`{}` did not end within {limit:?}; it had said: {}", self.line, self.stderr());
+            bail!(
+                "`{}` did not end within {limit:?}; it had said: {}",
+                self.line,
+                self.stderr()
+            );
         };
         Ok(Output {
             code: status.code().unwrap_or(-1),
@@ -266,7 +310,9 @@ pub fn text(v: &Value, key: &str) -> Result<String> {
 
 /// A whole number of a JSON object.
 pub fn number(v: &Value, key: &str) -> Result<u64> {
-    v.get(key).and_then(Value::as_u64).with_context(|| format!("no number '{key}' in {v}"))
+    v.get(key)
+        .and_then(Value::as_u64)
+        .with_context(|| format!("no number '{key}' in {v}"))
 }
 
 /// The node's binary: `LANLINE_BIN`, or `lanline` next to the lab's own binary (tests are one folder deeper).
@@ -276,16 +322,21 @@ pub fn binary() -> Result<PathBuf> {
     }
     let me = std::env::current_exe()?;
     let near = me.ancestors().skip(1).take(2).map(|d| d.join("lanline"));
-    near.into_iter()
-        .find(|p| p.is_file())
-        .with_context(|| format!("no lanline beside {}; run `cargo build -p node`, or set LANLINE_BIN", me.display()))
+    near.into_iter().find(|p| p.is_file()).with_context(|| {
+        format!(
+            "no lanline beside {}; run `cargo build -p node`, or set LANLINE_BIN",
+            me.display()
+        )
+    })
 }
 
 /// The binary at a path that unprivileged users can run: itself, or a copy in the lab's folder if a folder above it is
 /// closed to others, as home folders are.
 fn reachable(lab_dir: &Path, bin: &Path) -> Result<PathBuf> {
     let open = |p: &Path| fs::metadata(p).is_ok_and(|m| m.permissions().mode() & 0o001 != 0);
-    let bin = bin.canonicalize().with_context(|| format!("no binary at {}", bin.display()))?;
+    let bin = bin
+        .canonicalize()
+        .with_context(|| format!("no binary at {}", bin.display()))?;
     if bin.ancestors().all(open) {
         return Ok(bin);
     }

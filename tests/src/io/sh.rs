@@ -83,7 +83,11 @@ pub fn run_within(mut c: Command, limit: Duration) -> Result<Output> {
     let Some(status) = status else {
         child.kill()?;
         child.wait()?;
-        bail!("`{line}` did not end within {limit:?}; it had said: {}{}", text(out), text(err));
+        bail!(
+            "`{line}` did not end within {limit:?}; it had said: {}{}",
+            text(out),
+            text(err)
+        );
     };
     Ok(Output {
         line,

@@ -22,7 +22,9 @@ fn entries(dir: &Path) -> Vec<String> {
     let Ok(list) = fs::read_dir(dir) else {
         return Vec::new(); // No folder: no leftovers.
     };
-    list.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
+    list.flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect()
 }
 
 /// True for a name `lln-lab-PID-…` whose process does not live.

@@ -3,11 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use std::{net::IpAddr, time::Duration};
 use tests::{
-    io::{
-        lab::with_lab,
-        nat::Nat,
-        sh::eventually,
-    },
+    io::{lab::with_lab, nat::Nat, sh::eventually},
     netem::Params,
 };
 
@@ -19,7 +15,9 @@ fn a_laptop_gets_its_lease_from_the_homes_own_dhcp_server() -> Result<()> {
         let lease = leases.iter().find(|l| l.ip == IpAddr::from(home.laptop_addr));
         ensure!(lease.context("no lease for the laptop")?.host_name == "laptop");
         let router = IpAddr::from([192, 168, 77, 1]);
-        eventually(Duration::from_secs(10), "the home router to answer a ping", || home.ping(router))?;
+        eventually(Duration::from_secs(10), "the home router to answer a ping", || {
+            home.ping(router)
+        })?;
         Ok(())
     })
 }
@@ -49,7 +47,8 @@ fn a_machine_behind_a_router_reaches_out_and_is_not_reached() -> Result<()> {
         let outside = IpAddr::from(home.machine.addr).to_string();
         for nat in [Nat::Masquerade, Nat::FullCone, Nat::Symmetric, Nat::NoUdp] {
             let m = lab.behind(nat, &format!("{nat:?}").to_lowercase(), &Params::clear())?;
-            m.ns.run("busybox", &["ping", "-c", "1", "-W", "5", &outside]).with_context(|| format!("{nat:?}"))?;
+            m.ns.run("busybox", &["ping", "-c", "1", "-W", "5", &outside])
+                .with_context(|| format!("{nat:?}"))?;
             ensure!(home.ping(IpAddr::from(m.addr))?.is_none(), "{nat:?} let a stranger in");
         }
         Ok(())
@@ -66,9 +65,18 @@ fn dropping_a_lab_leaves_no_namespace_and_no_folder() -> Result<()> {
     })?;
     let Some(dir) = dir else { return Ok(()) }; // skipped, and said so
     ensure!(!dir.exists(), "{} is left", dir.display());
-    let prefix = dir.file_name().context("a folder has a name")?.to_string_lossy().into_owned();
-    let list = std::fs::read_dir("/run/netns").map(|l| l.flatten().collect::<Vec<_>>()).unwrap_or_default();
-    let left = list.iter().filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)).count();
+    let prefix = dir
+        .file_name()
+        .context("a folder has a name")?
+        .to_string_lossy()
+        .into_owned();
+    let list = std::fs::read_dir("/run/netns")
+        .map(|l| l.flatten().collect::<Vec<_>>())
+        .unwrap_or_default();
+    let left = list
+        .iter()
+        .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
+        .count();
     ensure!(left == 0, "{left} namespaces are left");
     Ok(())
 }

@@ -5,7 +5,15 @@
 #![allow(
     clippy::panic,
     clippy::unwrap_used,
+    clippy::disallowed_methods,
     reason = "a test that cannot go on fails by panicking"
 )]
 
+mod bad_input;
+mod common;
+mod guest;
+mod kill;
 mod lab;
+mod main_job;
+mod pieces;
+mod tickets;

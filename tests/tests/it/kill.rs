@@ -1,0 +1,99 @@
+//! `kill -9` of any node at any step is recovered by starting it again.
+
+use crate::common::with_nodes;
+use anyhow::{Context, Result, ensure};
+use std::{net::IpAddr, time::Duration};
+use tests::io::{
+    demo::{Seeds, Stage},
+    guest_image,
+    node::{Node, Running},
+    sh::eventually,
+};
+
+/// Well into the transfer of some 45 MB, and far from its end.
+const SOME: u64 = 4_000_000;
+
+/// A guard against hanging; a run takes about a quarter of it.
+const RUN: Duration = Duration::from_secs(90);
+
+fn until_mid_transfer(stage: &Stage, run: &mut Running) -> Result<()> {
+    eventually(Duration::from_secs(60), "the transfer to be under way", || {
+        ensure!(!run.ended()?, "run ended early: {}", run.stderr());
+        Ok((stage.sent_by(0) > SOME && stage.sent_by(1) > SOME).then_some(()))
+    })
+}
+
+fn laptop_reaches(stage: &Stage, ip: IpAddr) -> Result<()> {
+    eventually(Duration::from_secs(60), "the laptop to reach the guest", || {
+        stage.home.ping(ip)
+    })?;
+    let page = eventually(Duration::from_secs(20), "the guest's page", || {
+        stage.home.fetch(ip, "/", Duration::from_secs(5)).map(Some)
+    })?;
+    ensure!(page.status == 200, "{page:?}");
+    Ok(())
+}
+
+#[test]
+fn a_seeder_killed_with_the_only_copy_lets_the_run_finish_once_it_is_back() -> Result<()> {
+    with_nodes("kill-only-copy", |lab| {
+        // The stage counts what pulls of the stage itself sent, so note it first.
+        let stage = Stage::build(lab, &guest_image::build()?, Seeds::Halves)?;
+        let before = stage.sent_by(0);
+        let mut run = stage.spawn_run("web")?;
+        eventually(Duration::from_secs(60), "the seeder to give pieces", || {
+            ensure!(!run.ended()?, "run ended early: {}", run.stderr());
+            Ok((stage.sent_by(0) - before > SOME).then_some(()))
+        })?;
+        stage.seeders[0].restart()?;
+        run.wait(RUN)?.ok()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_host_killed_while_it_fetches_goes_on_where_it_was() -> Result<()> {
+    with_nodes("kill-host-fetching", |lab| {
+        let stage = Stage::build(lab, &guest_image::build()?, Seeds::Halves)?;
+        let mut run = stage.spawn_run("web")?;
+        until_mid_transfer(&stage, &mut run)?;
+        stage.host.kill();
+        let first = run.wait(RUN)?;
+        ensure!(first.code != 0 && !first.stderr.contains("panicked"), "{first}");
+        stage.host.start()?;
+        stage.wait_for_offer()?;
+        let report = stage.run_guest("again", false)?;
+        let whole = stage.image_bytes()?;
+        ensure!(report.image_bytes < whole, "it fetched all {whole} bytes again");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_running_guest_outlives_both_nodes_and_is_on_the_lan_when_they_are_back() -> Result<()> {
+    with_nodes("kill-running", |lab| {
+        let stage = Stage::build(lab, &guest_image::build()?, Seeds::Halves)?;
+        let report = stage.run_guest("web", false)?;
+        let ip: IpAddr = report.lease_ip.parse()?;
+
+        stage.host.kill();
+        ensure!(qemu_runs(&stage.host)?, "the guest died with its host's node");
+        stage.host.start()?;
+        laptop_reaches(&stage, ip).context("after the host's node was killed")?;
+        let seen = stage.node.json(&["info", "web"])?;
+        ensure!(seen["state"] == "running" && seen["id"] == report.guest_id, "{seen}");
+
+        stage.node.restart()?;
+        laptop_reaches(&stage, ip).context("after the home's node was killed")?;
+        let seen = stage.node.json(&["info", "web"])?;
+        ensure!(seen["state"] == "running" && seen["id"] == report.guest_id, "{seen}");
+        Ok(())
+    })
+}
+
+fn qemu_runs(host: &Node) -> Result<bool> {
+    let all = host.machine().ns.run("busybox", &["ps"])?;
+    Ok(all
+        .lines()
+        .any(|l| l.contains("qemu-system") && l.contains(&*host.state().to_string_lossy())))
+}

@@ -1,0 +1,99 @@
+//! Pieces that are corrupt, and peers that vanish while they give them.
+
+use crate::common::{add_noise, joined, owner, refused, with_nodes};
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tests::io::{
+    node::{Node, NodeSpec, number},
+    sh::eventually,
+};
+
+/// 16 MB of noise: 256 pieces, 1.3 s of a 100 Mb/s line.
+const IMAGE: usize = 16 << 20;
+
+fn biggest(dir: &Path, best: &mut Option<(u64, PathBuf)>) -> Result<()> {
+    for e in fs::read_dir(dir)? {
+        let e = e?;
+        let meta = e.metadata()?;
+        if meta.is_dir() {
+            biggest(&e.path(), best)?;
+        } else if best.as_ref().is_none_or(|(len, _)| meta.len() > *len) {
+            *best = Some((meta.len(), e.path()));
+        }
+    }
+    Ok(())
+}
+
+/// Flips a byte in each of 16 places of the file that holds a node's pieces.
+fn corrupt_store(node: &Node) -> Result<()> {
+    let mut best = None;
+    biggest(&node.state().join("images"), &mut best)?;
+    let (len, path) = best.context("the node stores nothing")?;
+    ensure!(len >= IMAGE as u64 / 2, "no file of {} holds the pieces", node.name());
+    let file = fs::File::options().read(true).write(true).open(&path)?;
+    for i in 1..=16 {
+        let at = len * i / 17;
+        let mut b = [0];
+        file.read_exact_at(&mut b, at)?;
+        file.write_all_at(&[b[0] ^ 0x40], at)?;
+    }
+    Ok(file.sync_all()?)
+}
+
+#[test]
+fn a_corrupt_piece_is_never_kept_and_comes_from_another_seeder() -> Result<()> {
+    with_nodes("corrupt-piece", |lab| {
+        let owner = owner(lab)?;
+        let image = add_noise(lab, &owner, IMAGE)?;
+        let bad = joined(lab, &owner, "bad", "member", NodeSpec::default())?;
+        bad.ok(&["image", "pull", &image])?;
+        bad.kill();
+        corrupt_store(&bad)?;
+        bad.start()?;
+
+        let taker = joined(lab, &owner, "taker", "member", NodeSpec::default())?;
+        let pulled = taker.json(&["image", "pull", &image])?;
+        ensure!(pulled["complete"] == true, "{pulled}");
+        let checked = taker.json(&["image", "verify", &image])?;
+        ensure!(number(&checked, "bad")? == 0, "{checked}");
+
+        let found = bad.cli(&["image", "verify", &image, "--json"])?;
+        ensure!(found.code == 1, "verify of a corrupt store must fail: {found}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_peer_that_vanishes_ends_the_pull_with_a_sentence_and_the_next_pull_goes_on() -> Result<()> {
+    with_nodes("peer-vanishes", |lab| {
+        let owner = owner(lab)?;
+        let image = add_noise(lab, &owner, 2 * IMAGE)?;
+        let taker = joined(lab, &owner, "taker", "member", NodeSpec::default())?;
+        let sent = || owner.machine().line.counters().0.delivered_bytes;
+        let before = sent();
+        let mut pull = taker.spawn_cli("pull", &["image", "pull", &image])?;
+        eventually(Duration::from_secs(30), "the pull to be under way", || {
+            ensure!(!pull.ended()?, "the pull ended early: {}", pull.stderr());
+            Ok((sent() - before > 4_000_000).then_some(()))
+        })?;
+        owner.machine().line.cut();
+        let ended = pull.wait(Duration::from_secs(90))?;
+        ensure!(matches!(ended.code, 5 | 6), "{ended}");
+        refused(&ended, ended.code, &["piece"])?;
+
+        owner.machine().line.restore();
+        let rest = eventually(Duration::from_secs(60), "the next pull to finish", || {
+            taker.json(&["image", "pull", &image]).map(Some)
+        })?;
+        ensure!(
+            rest["complete"] == true && number(&rest, "bytes")? < 2 * IMAGE as u64,
+            "{rest}"
+        );
+        Ok(())
+    })
+}
