@@ -12,7 +12,8 @@ use std::{
 };
 use wire::{
     ByteSize, ImageId, Name, NodeId,
-    advert::{Accelerator, Advert, Body, IndexKey, Namespace},
+    advert::{Advert, Body, IndexKey, Namespace},
+    guest::Accel,
 };
 
 /// What a row must be to be returned; an unset field does not matter.
@@ -21,7 +22,7 @@ pub struct Filter {
     /// Instruction set of a host.
     pub arch: Option<Name>,
     /// Accelerator of a host.
-    pub accel: Option<Accelerator>,
+    pub accel: Option<Accel>,
     /// Free processors of a host.
     pub min_cpus_free: Option<u16>,
     /// Free memory of a host.

@@ -4,6 +4,7 @@
 //! else. A holder recomputes the [`IndexKey`]s from the content, so nobody can store an advert under a key of their choice.
 
 use crate::{
+    guest::{Accel, GuestState},
     ids::{GuestId, ImageId, LanId, Name, NodeId},
     sign::{PublicKey, Record, RecordError, Signed},
     units::{ByteSize, UnixMillis},
@@ -55,25 +56,6 @@ impl fmt::Debug for LanTag {
     }
 }
 
-/// What runs a guest's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Accelerator {
-    /// The processor itself, through the kernel.
-    Kvm,
-    /// QEMU's translator.
-    Tcg,
-}
-
-impl fmt::Display for Accelerator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        })
-    }
-}
-
 /// What one advert is about; with the node's id its identity.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Slot {
@@ -115,7 +97,7 @@ pub struct HostOffer {
     /// Memory not promised to a guest.
     pub memory_free: ByteSize,
     /// Accelerator that a guest gets here.
-    pub accel: Accelerator,
+    pub accel: Accel,
     /// Why that one; at most [`MAX_TEXT`] bytes.
     pub accel_reason: String,
     /// QEMU's version; at most [`MAX_TEXT`] bytes.
@@ -165,8 +147,8 @@ pub struct Running {
     pub guest: GuestId,
     /// Its name; absent unless `public`.
     pub name: Option<Name>,
-    /// State in the words of `lanline ls`, for example `running`.
-    pub state: Name,
+    /// State.
+    pub state: GuestState,
     /// What it was started from.
     pub image: ImageId,
     /// LAN that its NIC is on.

@@ -14,7 +14,7 @@ fn fattest_offer() -> HostOffer {
         cpus_free: u16::MAX,
         memory_total: ByteSize(u64::MAX),
         memory_free: ByteSize(u64::MAX),
-        accel: Accelerator::Tcg,
+        accel: Accel::Tcg,
         accel_reason: "r".repeat(MAX_TEXT),
         qemu: "q".repeat(MAX_TEXT),
         vms: u16::MAX,
