@@ -1,0 +1,93 @@
+//! Every bound and interval of this crate, with where the number comes from.
+
+use std::time::Duration;
+
+/// Ageing of a learned address: the bridge's and 802.1Q's default, also EVPN practice.
+pub const AGEING: Duration = Duration::from_secs(300);
+/// How often ageing and other slow chores run; an entry lives at most this much too long.
+pub const SWEEP: Duration = Duration::from_secs(5);
+/// Learned addresses per LAN on this node: a /22 is full at 1,022 hosts.
+pub const FDB_LEARNED: usize = 1_024;
+/// Addresses that one member may advertise in one LAN: as many as it may learn, and its guests.
+pub const FDB_PER_NODE: usize = 1_280;
+/// Advertised addresses of all members together in one LAN; 100 bytes each, so some 1.6 MB.
+pub const FDB_REMOTE: usize = 16_384;
+/// Addresses of one guest port: its own and a few for nested interfaces.
+pub const GUEST_MACS: usize = 8;
+/// Addresses withdrawn lately, whose sequence is remembered so that the next owner goes above it.
+pub const FDB_GONE: usize = 1_024;
+/// Moves within [`MOVE_WINDOW`] that freeze an address: RFC 7432 §15.1, N = 5, M = 180 s.
+pub const MOVES: usize = 5;
+/// See [`MOVES`].
+pub const MOVE_WINDOW: Duration = Duration::from_secs(180);
+/// How long a frozen address stays where it was; as long as the window, so that a healed loop heals the LAN.
+pub const FREEZE: Duration = Duration::from_secs(180);
+/// Full set of adverts again: repairs an update that was lost with a control connection.
+pub const REFRESH: Duration = Duration::from_secs(60);
+/// Adverts in one event.
+pub const ADVERTS_PER_EVENT: usize = wire::frame::MAX_ADVERTS;
+
+/// Ports of one node: 256 guests is far beyond what a lending host runs.
+pub const PORTS: usize = 256;
+/// LANs of one node.
+pub const LANS: usize = 64;
+/// Links of one node; as many as a LAN may have members in full mesh (design §6 draws the line at 2,000).
+pub const LINKS: usize = 2_048;
+
+/// Broadcast, unknown and multicast frames a second from one port or one peer; a home LAN of 50 devices shows about 20.
+pub const BUM_RATE: u32 = 200;
+/// Burst of the same.
+pub const BUM_BURST: u32 = 400;
+/// ARP, ND and DHCP frames a second from one port or peer, in a bucket of their own.
+pub const ESSENTIAL_RATE: u32 = 100;
+/// Burst of the same.
+pub const ESSENTIAL_BURST: u32 = 200;
+
+/// Bytes that wait for one link: four super-frames, 105 ms at 20 Mb/s.
+pub const LINK_QUEUE_BYTES: usize = 256 * 1024;
+/// Bytes of ARP, ND and DHCP that wait for one link, ahead of the rest.
+pub const LINK_URGENT_BYTES: usize = 16 * 1024;
+/// Smallest datagram that is worth cutting frames for; a QUIC path has 1,200 and more (RFC 9000 §14).
+pub const MIN_ROOM: usize = 576;
+/// A frame is cut to fill a datagram's end only where this much fits; below it the headers would outweigh the gain.
+pub const MIN_FILL: usize = 256;
+/// Longest L2 to L4 headers of a super-frame: 22 Ethernet, 40 IPv6, 64 of extensions, 60 TCP.
+pub const MAX_HEADERS: usize = 192;
+/// Smallest TCP segment that a super-frame may ask for: Linux' `tcp_min_snd_mss`.
+pub const MIN_TCP_GSO: u16 = 48;
+/// Most datagrams in one UDP super-frame: Linux' `UDP_MAX_SEGMENTS`.
+pub const MAX_UDP_SEGMENTS: usize = 128;
+/// IPv6 extension headers that are walked.
+pub const MAX_EXTENSIONS: usize = 8;
+
+/// Frames of one link that wait for fragments.
+pub const PARTIAL_FRAMES: usize = 64;
+/// Fragments of one frame: 64 KiB over the smallest room takes 117.
+pub const FRAGMENTS: usize = 128;
+/// How long a frame waits for its fragments: longer than any reordering, shorter than a retransmission timer's back-off.
+pub const FRAGMENT_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes read from one port before the links get their turn: one super-frame; more makes bursts (notes: dataplane §7).
+pub const READ_BUDGET: usize = 64 * 1024;
+/// Datagrams taken from one link before the others get their turn.
+pub const RECV_BATCH: usize = 128;
+/// Rounds over ports and links in one wake-up before the task yields.
+pub const ROUNDS: usize = 4;
+/// How soon a link without send room is asked again, where nothing else wakes the pump.
+pub const ROOM_POLL: Duration = Duration::from_millis(1);
+/// Commands that wait for the pump.
+pub const COMMANDS: usize = 256;
+/// Events that wait for their reader.
+pub const EVENTS: usize = 1_024;
+/// Echo requests without an answer on one link.
+pub const ECHOES: usize = 64;
+/// How long an unanswered echo is remembered: longer than any deadline that makes sense.
+pub const ECHO_KEPT: Duration = Duration::from_secs(30);
+
+/// Bytes that wait for a guest's socket.
+pub const GUEST_OUT_BYTES: usize = 256 * 1024;
+/// First and last pause between attempts at a guest's socket.
+pub const GUEST_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// MTU of a TAP.
+pub const TAP_MTU: u16 = 1_500;

@@ -1,0 +1,190 @@
+//! Why a frame went no further. The name is the counter's name, the label in metrics and the field in the trace.
+
+use serde::{Serialize, Serializer};
+use std::{collections::BTreeMap, fmt};
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a frame, a datagram or an advert was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl DropReason {
+            /// All of them, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The counter's name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Shorter than its headers.
+    Runt = "runt",
+    /// Longer than a frame can be.
+    Oversize = "oversize",
+    /// VLAN 4095, or more than two tags.
+    BadTag = "bad_tag",
+    /// Offload claims that the frame's bytes contradict.
+    BadOffload = "bad_offload",
+    /// The source address is a group, or zero.
+    BadSource = "bad_source",
+    /// To an address that bridges never forward (802.1Q table 8-1).
+    ReservedMac = "reserved_mac",
+    /// A guest's frame with a source that it was not given.
+    SpoofedSource = "spoofed_source",
+    /// A frame whose source is a guest's given address, from elsewhere.
+    StaticMac = "static_mac",
+    /// A frame from a link whose source lives on a port here: a loop, or a move that is not advertised yet.
+    SourceIsLocal = "source_is_local",
+    /// The address moves too often and stays where it was.
+    FrozenMac = "frozen_mac",
+    /// From a link, and its destination is behind a link.
+    SplitHorizon = "split_horizon",
+    /// Its destination is where it came from.
+    SamePort = "same_port",
+    /// Nobody to send it to: no other port, no member's link.
+    Nowhere = "nowhere",
+    /// Its destination's member has no link just now.
+    NoLink = "no_link",
+    /// More broadcast, unknown and multicast than one sender may send.
+    BumBudget = "bum_budget",
+    /// More ARP, ND and DHCP than one sender may send.
+    EssentialBudget = "essential_budget",
+    /// A guest that answers DHCP.
+    GuestDhcpServer = "guest_dhcp_server",
+    /// A guest that advertises itself as router.
+    GuestRouterAdvert = "guest_router_advert",
+    /// A guest's ARP or ND that speaks for another address.
+    GuestNeighbourSpoof = "guest_neighbour_spoof",
+    /// A guest's packet whose headers cannot be followed to their end.
+    GuestHiddenHeaders = "guest_hidden_headers",
+    /// A datagram for a LAN that this node is not in.
+    UnknownLan = "unknown_lan",
+    /// A datagram from a peer that is not a member of its LAN.
+    NotMember = "not_member",
+    /// A datagram that cannot be read to its end.
+    Malformed = "malformed",
+    /// A record of a later version, or one that does not belong where it stands.
+    UnknownRecord = "unknown_record",
+    /// A fragment that contradicts the others of its frame.
+    BadFragment = "bad_fragment",
+    /// A frame whose other fragments never came.
+    FragmentTimeout = "fragment_timeout",
+    /// A frame whose fragments had to give way to newer ones.
+    FragmentOverflow = "fragment_overflow",
+    /// The oldest in a link's full queue.
+    QueueFull = "queue_full",
+    /// The link took it and had no room after all.
+    LinkOverflow = "link_overflow",
+    /// The path's MTU shrank while the datagram waited.
+    LinkTooLarge = "link_too_large",
+    /// The path's MTU is below what is worth cutting frames for.
+    PathTooSmall = "path_too_small",
+    /// The port's interface is down.
+    PortDown = "port_down",
+    /// The kernel refused the frame.
+    PortRejected = "port_rejected",
+    /// The port's queue was full.
+    PortFull = "port_full",
+    /// The guest's socket is not connected.
+    GuestAway = "guest_away",
+    /// The table of addresses is full; the frame itself went on.
+    FdbFull = "fdb_full",
+    /// An advert that may not displace what is known.
+    AdvertRefused = "advert_refused",
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for DropReason {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.name())
+    }
+}
+
+impl From<wire::frame::FrameError> for DropReason {
+    fn from(e: wire::frame::FrameError) -> Self {
+        use wire::frame::FrameError as E;
+        match e {
+            E::Runt => Self::Runt,
+            E::Oversize => Self::Oversize,
+            E::ReservedVlan | E::TooManyTags => Self::BadTag,
+            E::UnknownOffload => Self::BadOffload,
+        }
+    }
+}
+
+/// One counter for each reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drops(Vec<u64>);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(vec![0; DropReason::ALL.len()])
+    }
+}
+
+impl Drops {
+    /// One more.
+    pub fn count(&mut self, reason: DropReason) {
+        self.add(reason, 1);
+    }
+
+    /// So many more.
+    pub fn add(&mut self, reason: DropReason, n: u64) {
+        if let Some(c) = self.0.get_mut(reason as usize) {
+            *c = c.saturating_add(n);
+        }
+    }
+
+    /// How many.
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// Adds all of another's counters.
+    pub fn merge(&mut self, other: &Self) {
+        for r in DropReason::ALL {
+            self.add(*r, other.get(*r));
+        }
+    }
+
+    /// Those that are not zero, by name.
+    pub fn by_name(&self) -> BTreeMap<&'static str, u64> {
+        DropReason::ALL
+            .iter()
+            .map(|r| (r.name(), self.get(*r)))
+            .filter(|(_, n)| *n > 0)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_counters_are_apart() {
+        let names: std::collections::BTreeSet<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        let mut d = Drops::default();
+        for (i, r) in DropReason::ALL.iter().enumerate() {
+            d.add(*r, i as u64);
+        }
+        for (i, r) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(d.get(*r), i as u64);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! LANs and ports: everything that a frame from a link may touch. Links are apart, so that the borrow checker sees that
+//! a frame from a link reaches no link.
+
+use super::{
+    PortKind, PortState,
+    guest::GuestIo,
+    tap::{Offloads, Tap},
+    tunnel::PortInfo,
+};
+use crate::{
+    DropReason, PortId,
+    packet::Packet,
+    segment,
+    switch::{Egress, Ingress, Switch},
+    unpack::Received,
+};
+use std::{collections::BTreeMap, io, time::Instant};
+use tokio::io::unix::AsyncFd;
+use wire::{
+    GuestId, LanId, MacAddr, NodeId,
+    frame::{GsoKind, LanTag, VnetHdr},
+};
+
+/// A LAN here.
+pub(super) struct Lan {
+    pub(super) id: LanId,
+    pub(super) switch: Switch,
+}
+
+/// What moves a port's frames.
+pub(super) enum PortIo {
+    Tap { tap: AsyncFd<Tap>, bridge: Option<String> },
+    Guest { io: GuestIo, guest: GuestId, mac: MacAddr },
+}
+
+/// A port here.
+pub(super) struct Port {
+    pub(super) lan: LanTag,
+    pub(super) io: PortIo,
+    pub(super) rx: (u64, u64),
+    pub(super) tx: (u64, u64),
+    /// Set when the interface is gone; the pump then removes the port.
+    pub(super) dead: Option<String>,
+}
+
+/// All LANs and ports.
+#[derive(Default)]
+pub(super) struct Fabric {
+    pub(super) lans: BTreeMap<LanTag, Lan>,
+    pub(super) ports: BTreeMap<PortId, Port>,
+    egress: Egress,
+    scratch: Vec<u8>,
+}
+
+impl Fabric {
+    /// A frame that came over a link.
+    pub(super) fn deliver(&mut self, now: Instant, from: NodeId, rx: Received<'_>) {
+        let Some(lan) = self.lans.get_mut(&rx.tag) else { return };
+        let packet = match Packet::check(rx.bytes, rx.offload) {
+            Ok(p) => p,
+            Err(why) => return lan.switch.drops_mut().count(why),
+        };
+        if lan
+            .switch
+            .handle_frame(now, Ingress::Link(from), &packet, &mut self.egress)
+            .is_ok()
+        {
+            self.write_out(now, rx.tag, &packet);
+        }
+    }
+
+    /// A frame that came in by a port. Gives the links that must have it to `to_link`.
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        hdr: VnetHdr,
+        bytes: &[u8],
+        to_link: &mut dyn FnMut(NodeId, LanTag, &Packet<'_>),
+    ) {
+        let Some(p) = self.ports.get_mut(&port) else { return };
+        p.rx = (p.rx.0 + 1, p.rx.1 + bytes.len() as u64);
+        let tag = p.lan;
+        let Some(lan) = self.lans.get_mut(&tag) else { return };
+        let checked = hdr
+            .offload()
+            .map_err(DropReason::from)
+            .and_then(|o| Packet::check(bytes, o));
+        let packet = match checked {
+            Ok(p) => p,
+            Err(why) => return lan.switch.drops_mut().count(why),
+        };
+        match lan
+            .switch
+            .handle_frame(now, Ingress::Port(port), &packet, &mut self.egress)
+        {
+            Ok(()) => {}
+            Err(why) => {
+                tracing::trace!(%port, src = %packet.frame().src(), dst = %packet.frame().dst(), reason = %why, "dropped");
+                return;
+            }
+        }
+        for node in &self.egress.links {
+            to_link(*node, tag, &packet);
+        }
+        self.write_out(now, tag, &packet);
+    }
+
+    fn write_out(&mut self, now: Instant, tag: LanTag, packet: &Packet<'_>) {
+        for id in &self.egress.ports {
+            let Some(port) = self.ports.get_mut(id) else { continue };
+            if let Err(why) = port.write(now, packet, &mut self.scratch)
+                && let Some(lan) = self.lans.get_mut(&tag)
+            {
+                tracing::trace!(port = %id, dst = %packet.frame().dst(), reason = %why, "dropped");
+                lan.switch.drops_mut().count(why);
+            }
+        }
+    }
+}
+
+impl Port {
+    fn write(&mut self, now: Instant, packet: &Packet<'_>, scratch: &mut Vec<u8>) -> Result<(), DropReason> {
+        let mut result = Ok(());
+        match &mut self.io {
+            PortIo::Tap { tap, .. } => {
+                let tap = tap.get_ref();
+                if takes_whole(tap.offloads(), packet) {
+                    let hdr_len = packet.gso().map_or(0, |(_, _, h)| h.len as u16);
+                    let written = tap.write(VnetHdr::new(packet.offload(), hdr_len), packet.bytes());
+                    result = written.map_err(|e| classify_write(&e, &mut self.dead));
+                } else {
+                    segment::plain(packet, scratch, &mut |frame| {
+                        if let Err(e) = tap.write(VnetHdr::default(), frame) {
+                            result = Err(classify_write(&e, &mut self.dead));
+                        }
+                    });
+                }
+            }
+            PortIo::Guest { io, .. } => segment::plain(packet, scratch, &mut |frame| {
+                if let Err(why) = io.send(now, frame) {
+                    result = Err(why);
+                }
+            }),
+        }
+        if result.is_ok() {
+            self.tx = (self.tx.0 + 1, self.tx.1 + packet.bytes().len() as u64);
+        }
+        result
+    }
+
+    pub(super) fn info(&self, id: PortId) -> PortInfo {
+        let (kind, name, bridge, guest, mac, offloads, state) = match &self.io {
+            PortIo::Tap { tap, bridge } => {
+                let t = tap.get_ref();
+                let offloads = t.offloads().clone();
+                (
+                    PortKind::Tap,
+                    t.name().to_owned(),
+                    bridge.clone(),
+                    None,
+                    t.mac(),
+                    offloads,
+                    PortState::Up,
+                )
+            }
+            PortIo::Guest { io, guest, mac } => {
+                let why = || io.last_error.clone().unwrap_or_else(|| "not tried yet".into());
+                let state = if io.is_open() {
+                    PortState::Up
+                } else {
+                    PortState::Connecting(why())
+                };
+                (
+                    PortKind::Guest,
+                    guest.to_string(),
+                    None,
+                    Some(*guest),
+                    *mac,
+                    Offloads::default(),
+                    state,
+                )
+            }
+        };
+        PortInfo {
+            id,
+            kind,
+            name,
+            bridge,
+            guest,
+            mac,
+            offloads,
+            state,
+            rx_frames: self.rx.0,
+            rx_bytes: self.rx.1,
+            tx_frames: self.tx.0,
+            tx_bytes: self.tx.1,
+        }
+    }
+}
+
+/// Can the TAP take the frame with its work undone? A kernel that does not segment UDP for reading refuses it in writing.
+fn takes_whole(o: &Offloads, packet: &Packet<'_>) -> bool {
+    match packet.gso() {
+        None => o.vnet_hdr || packet.csum().is_none(),
+        Some((g, ..)) => o.vnet_hdr && (g.kind != GsoKind::Udp || o.uso),
+    }
+}
+
+fn classify_write(e: &io::Error, dead: &mut Option<String>) -> DropReason {
+    match e.raw_os_error() {
+        Some(libc::EBADFD | libc::ENODEV) => {
+            *dead = Some(format!("the interface was deleted ({e})"));
+            DropReason::PortDown
+        }
+        Some(libc::EIO | libc::ENETDOWN) => DropReason::PortDown,
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => DropReason::PortFull,
+        _ => DropReason::PortRejected,
+    }
+}
+
+/// Is this read error the interface's end, and why?
+pub(super) fn fatal_read(e: &io::Error) -> Option<String> {
+    match e.raw_os_error() {
+        Some(libc::EBADFD | libc::ENODEV | libc::EBADF) => Some(format!("the interface was deleted ({e})")),
+        Some(libc::EAGAIN | libc::EINTR | libc::EIO | libc::ENOBUFS | libc::ENOMEM) => None,
+        _ => Some(e.to_string()),
+    }
+}

@@ -1,0 +1,20 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this module is the crate's I/O: it opens TAPs and guests' sockets, reads the clock, and runs the pump task"
+)]
+//! TAPs, guests' sockets and links, and the one task that moves frames between them.
+//!
+//! [`Tunnel`] is the handle: it sends commands to the pump over a bounded channel and frames never pass through it. The
+//! pump runs on the runtime that it is given, the overlay's, so that a frame crosses from TAP to QUIC on one thread.
+//! `unsafe` is confined to [`tap`].
+
+mod error;
+mod fabric;
+mod guest;
+mod link;
+mod pump;
+pub mod tap;
+mod tunnel;
+
+pub use error::{EchoError, LanError, PortError};
+pub use tunnel::{GuestPort, PortInfo, PortKind, PortState, TapSpec, Tunnel, TunnelConfig, TunnelEvent};

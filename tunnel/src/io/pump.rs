@@ -1,0 +1,616 @@
+//! The one task that moves frames.
+//!
+//! Each wake-up: commands, timers, then rounds of *receive from links, read from ports, flush links* until nothing moves
+//! or [`ROUNDS`] are done; then it yields, so that the overlay's tasks on the same thread get the processor. While a link
+//! has no room, ports are left alone for [`PATIENCE`]: if the processor is the bottleneck the link soon has room and
+//! nothing was lost; if the path is, reading goes on and the link's queue drops its oldest.
+
+use super::{
+    EchoError, LanError, PortError, TapSpec, TunnelEvent,
+    fabric::{Fabric, Lan, Port, PortIo, fatal_read},
+    guest::GuestIo,
+    link::LinkIo,
+    tap::Tap,
+    tunnel::{Commands, GuestPort, PortInfo},
+};
+use crate::{
+    DropReason, Drops, PortId,
+    defaults::{EVENTS, LANS, LINKS, PORTS, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
+    policy::GuestPolicy,
+    switch::{Switch, SwitchEvent},
+};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    future::{Future, poll_fn},
+    mem,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, oneshot},
+    time::Sleep,
+};
+use wire::{
+    LanId, NodeId,
+    frame::{Chunk, LanTag, MAX_FRAME, MacAdvert, Scope, VnetHdr, open_datagram},
+    link::{Link, PathInfo},
+};
+
+/// How long ports wait for a link without room. The overlay's sender needs some 100 us of this thread to send what it
+/// holds; 2 ms are twenty turns, and below what a person or a TCP timer can tell.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// Commands in one wake-up.
+const COMMANDS_PER_TURN: usize = 32;
+/// How soon events that found no room are offered again.
+const EVENT_RETRY: Duration = Duration::from_millis(20);
+
+/// All state of the tunnel.
+pub(super) struct Pump {
+    node: NodeId,
+    commands: Commands,
+    events: mpsc::Sender<TunnelEvent>,
+    unsent: VecDeque<TunnelEvent>,
+    fabric: Fabric,
+    links: BTreeMap<NodeId, LinkIo>,
+    next_port: u32,
+    drops: Drops,
+    timer: Pin<Box<Sleep>>,
+    frame: Vec<u8>,
+    datagrams: Vec<Bytes>,
+}
+
+impl Pump {
+    /// Runs until the last handle is dropped.
+    pub(super) async fn run(node: NodeId, commands: Commands, events: mpsc::Sender<TunnelEvent>) {
+        let mut pump = Self {
+            node,
+            commands,
+            events,
+            unsent: VecDeque::new(),
+            fabric: Fabric::default(),
+            links: BTreeMap::new(),
+            next_port: 0,
+            drops: Drops::default(),
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            frame: vec![0; MAX_FRAME + 1],
+            datagrams: Vec::with_capacity(RECV_BATCH),
+        };
+        poll_fn(|cx| pump.poll(cx)).await;
+        tracing::debug!("frame pump ended");
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        for _ in 0..COMMANDS_PER_TURN {
+            match self.commands.poll_recv(cx) {
+                Poll::Ready(Some(command)) => command(self, now),
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        self.handle_timeouts(now);
+        let mut moved = true;
+        for _ in 0..ROUNDS {
+            moved = self.receive(cx, now);
+            self.flush(now);
+            if !self.waits_for_room(now) {
+                moved |= self.read_ports(cx, now);
+                self.flush(now);
+            }
+            if !moved {
+                break;
+            }
+        }
+        self.finish_ports(cx, now);
+        self.drain_events();
+        if moved || self.waits_for_room(now) {
+            cx.waker().wake_by_ref();
+        }
+        self.arm(cx, now);
+        Poll::Pending
+    }
+
+    /// Ports wait: some link has had no room for a moment, and only for a moment.
+    fn waits_for_room(&self, now: Instant) -> bool {
+        self.links
+            .values()
+            .any(|l| l.stuck_since.is_some_and(|at| now.duration_since(at) < PATIENCE))
+    }
+
+    fn handle_timeouts(&mut self, now: Instant) {
+        for lan in self.fabric.lans.values_mut() {
+            if lan.switch.poll_timeout().is_some_and(|(at, _)| at <= now) {
+                lan.switch.handle_timeout(now);
+            }
+        }
+        for (id, port) in &mut self.fabric.ports {
+            if let PortIo::Guest { io, guest, .. } = &mut port.io
+                && io.handle_timeout(now)
+            {
+                tracing::debug!(port = %id, %guest, "guest's network socket is open");
+            }
+        }
+        for link in self.links.values_mut() {
+            if link.unpacker.poll_timeout().is_some_and(|at| at <= now) {
+                link.unpacker.handle_timeout(now, &mut link.drops);
+            }
+        }
+    }
+
+    /// Sets the timer for the earliest deadline and registers for it.
+    fn arm(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let lans = self
+            .fabric
+            .lans
+            .values()
+            .filter_map(|l| l.switch.poll_timeout().map(|(at, _)| at));
+        let guests = self.fabric.ports.values().filter_map(|p| match &p.io {
+            PortIo::Guest { io, .. } => io.poll_timeout(),
+            PortIo::Tap { .. } => None,
+        });
+        let links = self.links.values().filter_map(|l| l.unpacker.poll_timeout());
+        let room = self
+            .links
+            .values()
+            .any(|l| l.stuck_since.is_some())
+            .then_some(now + ROOM_POLL);
+        let events = (!self.unsent.is_empty()).then_some(now + EVENT_RETRY);
+        let Some(at) = lans.chain(guests).chain(links).chain(room).chain(events).min() else {
+            return;
+        };
+        self.timer.as_mut().reset(at.into());
+        if self.timer.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Takes a batch from each link; true if anything came.
+    fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut moved = false;
+        let mut ended = Vec::new();
+        let Self {
+            links,
+            fabric,
+            datagrams,
+            drops,
+            ..
+        } = self;
+        for (peer, io) in links.iter_mut() {
+            match io.link.poll_recv(cx, datagrams, RECV_BATCH) {
+                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Ready(Err(closed)) => ended.push((*peer, closed.why)),
+                Poll::Pending => {
+                    let LinkIo { unpacker, drops, .. } = io;
+                    unpacker.flush(drops, &mut |rx| fabric.deliver(now, *peer, rx));
+                }
+            }
+            for datagram in datagrams.drain(..) {
+                take_datagram(now, *peer, io, fabric, drops, &datagram);
+            }
+        }
+        for (peer, why) in ended {
+            self.drop_link(peer, &why);
+        }
+        moved
+    }
+
+    /// Reads each port up to its budget; true if anything came.
+    fn read_ports(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let ids: Vec<PortId> = self.fabric.ports.keys().copied().collect();
+        let mut moved = false;
+        for id in ids {
+            let mut read = 0;
+            while read < READ_BUDGET {
+                match self.read_one(cx, now, id) {
+                    Some(n) => read += n,
+                    None => break,
+                }
+            }
+            moved |= read > 0;
+        }
+        moved
+    }
+
+    /// Reads and forwards one frame; `None` when the port has none.
+    fn read_one(&mut self, cx: &mut Context<'_>, now: Instant, id: PortId) -> Option<usize> {
+        let port = self.fabric.ports.get_mut(&id)?;
+        let mut frame = mem::take(&mut self.frame);
+        let (hdr, n, from_guest) = match &mut port.io {
+            PortIo::Tap { tap, .. } => match read_tap(cx, tap, &mut frame, &mut port.dead) {
+                Some((hdr, n)) => (hdr, n, None),
+                None => {
+                    self.frame = frame;
+                    return None;
+                }
+            },
+            PortIo::Guest { io, .. } => match io.poll_frame(cx, now) {
+                Poll::Ready(bytes) => (VnetHdr::default(), bytes.len(), Some(bytes)),
+                Poll::Pending => {
+                    self.frame = frame;
+                    return None;
+                }
+            },
+        };
+        let bytes = from_guest.as_deref().or_else(|| frame.get(..n)).unwrap_or_default();
+        let Self { fabric, links, .. } = self;
+        fabric.accept(now, id, hdr, bytes, &mut |peer, tag, packet| {
+            if let Some(link) = links.get_mut(&peer) {
+                link.offer(tag, packet);
+            }
+        });
+        self.frame = frame;
+        Some(n.max(1))
+    }
+
+    fn flush(&mut self, now: Instant) {
+        let mut ended = Vec::new();
+        for (peer, io) in &mut self.links {
+            if let Err(closed) = io.flush(now) {
+                ended.push((*peer, closed.why));
+            }
+        }
+        for (peer, why) in ended {
+            self.drop_link(peer, &why);
+        }
+    }
+
+    /// Writes what waits for guests and buries dead ports.
+    fn finish_ports(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let mut dead = Vec::new();
+        for (id, port) in &mut self.fabric.ports {
+            if let PortIo::Guest { io, .. } = &mut port.io {
+                // Pending: the socket wakes this task when it can be written.
+                let _ = io.poll_flush(cx, now);
+            }
+            if let Some(why) = port.dead.take() {
+                dead.push((*id, why));
+            }
+        }
+        for (port, why) in dead {
+            tracing::info!(%port, why, "port is down");
+            self.forget_port(now, port);
+            self.say(TunnelEvent::PortDown { port, why });
+        }
+    }
+
+    fn drain_events(&mut self) {
+        let mut said = Vec::new();
+        let Fabric { lans, ports, .. } = &mut self.fabric;
+        for lan in lans.values_mut() {
+            while let Some(e) = lan.switch.poll_event() {
+                let lan = lan.id.clone();
+                match e {
+                    SwitchEvent::Advertise(adverts) => said.push(TunnelEvent::Advertise { lan, adverts }),
+                    SwitchEvent::Frozen(mac) => {
+                        let why = format!("{mac} moved too often: a loop, or two machines with one address");
+                        tracing::info!(%lan, %mac, "address is frozen");
+                        said.push(TunnelEvent::Frozen { lan, mac, why });
+                    }
+                    SwitchEvent::Address(port, ip, learned) => {
+                        if let Some(Port {
+                            io: PortIo::Guest { guest, .. },
+                            ..
+                        }) = ports.get(&port)
+                        {
+                            said.push(TunnelEvent::GuestAddress {
+                                guest: *guest,
+                                ip,
+                                learned,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        for e in said {
+            self.say(e);
+        }
+        while let Some(e) = self.unsent.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(e)) = self.events.try_send(e) {
+                self.unsent.push_front(e);
+                break;
+            }
+        }
+    }
+
+    /// Queues an event. If the reader is far behind, adverts go first: all are said again at the next refresh.
+    fn say(&mut self, e: TunnelEvent) {
+        if self.unsent.len() >= EVENTS {
+            let advert = self
+                .unsent
+                .iter()
+                .position(|e| matches!(e, TunnelEvent::Advertise { .. }));
+            let lost = self.unsent.remove(advert.unwrap_or(0));
+            tracing::warn!(event = ?lost.as_ref().map(mem::discriminant), "the node does not read the tunnel's events");
+        }
+        self.unsent.push_back(e);
+    }
+
+    fn drop_link(&mut self, peer: NodeId, why: &str) {
+        if let Some(io) = self.links.remove(&peer) {
+            self.drops.merge(&io.drops);
+            for lan in self.fabric.lans.values_mut() {
+                lan.switch.link_down(peer);
+            }
+            tracing::debug!(%peer, why, "link is down");
+            self.say(TunnelEvent::LinkDown {
+                peer,
+                why: why.to_owned(),
+            });
+        }
+    }
+
+    fn forget_port(&mut self, now: Instant, id: PortId) -> bool {
+        let Some(port) = self.fabric.ports.remove(&id) else {
+            return false;
+        };
+        if let Some(lan) = self.fabric.lans.get_mut(&port.lan) {
+            lan.switch.remove_port(now, id);
+        }
+        true
+    }
+}
+
+/// Reads one frame from a TAP; `None` when none waits. An error that ends the interface goes to `dead`.
+fn read_tap(
+    cx: &mut Context<'_>,
+    tap: &AsyncFd<Tap>,
+    buf: &mut [u8],
+    dead: &mut Option<String>,
+) -> Option<(VnetHdr, usize)> {
+    loop {
+        let mut guard = match tap.poll_read_ready(cx) {
+            Poll::Ready(Ok(guard)) => guard,
+            Poll::Ready(Err(e)) => {
+                *dead = Some(e.to_string());
+                return None;
+            }
+            Poll::Pending => return None,
+        };
+        match guard.try_io(|t| t.get_ref().read(buf)) {
+            Ok(Ok(got)) => return Some(got),
+            Ok(Err(e)) => {
+                *dead = fatal_read(&e);
+                if dead.is_some() {
+                    return None;
+                }
+            }
+            Err(_would_block) => continue,
+        }
+        // An error that passes: wait for the next event instead of asking again at once.
+        guard.clear_ready();
+    }
+}
+
+fn take_datagram(now: Instant, peer: NodeId, io: &mut LinkIo, fabric: &mut Fabric, drops: &mut Drops, datagram: &[u8]) {
+    let (scope, mut chunks) = match open_datagram(datagram) {
+        Ok(opened) => opened,
+        Err(_) => return drops.count(DropReason::Malformed),
+    };
+    match scope {
+        Scope::Link => match chunks.next() {
+            // One record, so that a datagram is answered by at most one datagram.
+            Some(Ok(Chunk::Echo(token))) => io.handle_echo(token),
+            Some(Ok(Chunk::EchoReply(token))) => io.handle_echo_reply(now, token),
+            Some(Err(_)) => drops.count(DropReason::Malformed),
+            Some(Ok(_)) => drops.count(DropReason::UnknownRecord),
+            None => {}
+        },
+        Scope::Lan(tag) => match fabric.lans.get_mut(&tag) {
+            None => drops.count(DropReason::UnknownLan),
+            Some(lan) if !lan.switch.is_member(&peer) => lan.switch.drops_mut().count(DropReason::NotMember),
+            Some(_) => {
+                let LinkIo { unpacker, drops, .. } = io;
+                unpacker.handle(now, tag, chunks, drops, &mut |rx| fabric.deliver(now, peer, rx));
+            }
+        },
+    }
+}
+
+/// Commands: what the handle asks for.
+impl Pump {
+    pub(super) fn add_lan(&mut self, now: Instant, id: LanId) -> Result<(), LanError> {
+        let tag = LanTag::from(&id);
+        if let Some(old) = self.fabric.lans.get(&tag) {
+            return if old.id == id {
+                Ok(())
+            } else {
+                Err(LanError::TagClash {
+                    new: id,
+                    old: old.id.clone(),
+                })
+            };
+        }
+        if self.fabric.lans.len() >= LANS {
+            return Err(LanError::TooMany(LANS));
+        }
+        let mut switch = Switch::new(now, self.node);
+        for peer in self.links.keys() {
+            switch.link_up(*peer);
+        }
+        self.fabric.lans.insert(tag, Lan { id, switch });
+        Ok(())
+    }
+
+    fn lan_mut(&mut self, id: &LanId) -> Option<(LanTag, &mut Lan)> {
+        let tag = LanTag::from(id);
+        self.fabric.lans.get_mut(&tag).filter(|l| l.id == *id).map(|l| (tag, l))
+    }
+
+    pub(super) fn switch(&self, id: &LanId) -> Option<&Switch> {
+        self.fabric
+            .lans
+            .get(&LanTag::from(id))
+            .filter(|l| l.id == *id)
+            .map(|l| &l.switch)
+    }
+
+    pub(super) fn remove_lan(&mut self, now: Instant, id: &LanId) {
+        let Some((tag, lan)) = self.lan_mut(id) else { return };
+        let drops = lan.switch.drops().clone();
+        self.drops.merge(&drops);
+        let ports: Vec<PortId> = self
+            .fabric
+            .ports
+            .iter()
+            .filter(|(_, p)| p.lan == tag)
+            .map(|(id, _)| *id)
+            .collect();
+        for port in ports {
+            self.forget_port(now, port);
+        }
+        self.drain_events();
+        self.fabric.lans.remove(&tag);
+    }
+
+    fn room_for_port(&self, tag: LanTag) -> Result<(), PortError> {
+        let used = self.fabric.ports.values().filter(|p| p.lan == tag).count();
+        if used < PORTS {
+            Ok(())
+        } else {
+            Err(PortError::TooMany(used))
+        }
+    }
+
+    fn insert_port(&mut self, now: Instant, tag: LanTag, io: PortIo, guest: Option<GuestPolicy>) -> PortId {
+        self.next_port += 1;
+        let id = PortId(self.next_port);
+        if let Some(lan) = self.fabric.lans.get_mut(&tag) {
+            lan.switch.add_port(now, id, guest);
+        }
+        self.fabric.ports.insert(
+            id,
+            Port {
+                lan: tag,
+                io,
+                rx: (0, 0),
+                tx: (0, 0),
+                dead: None,
+            },
+        );
+        id
+    }
+
+    pub(super) fn add_tap(&mut self, now: Instant, lan: &LanId, spec: TapSpec) -> Result<PortInfo, PortError> {
+        let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
+        self.room_for_port(tag)?;
+        let tap = Tap::open(spec.name.as_deref(), spec.bridge.as_deref())?;
+        for what in &tap.offloads().given_up {
+            tracing::info!(tap = tap.name(), what, "offload given up");
+        }
+        let tap = tap.watch().map_err(|source| PortError::System {
+            what: "watch the TAP".into(),
+            source,
+        })?;
+        let id = self.insert_port(
+            now,
+            tag,
+            PortIo::Tap {
+                tap,
+                bridge: spec.bridge,
+            },
+            None,
+        );
+        self.fabric
+            .ports
+            .get(&id)
+            .map(|p| p.info(id))
+            .ok_or(PortError::NoPort(id))
+    }
+
+    pub(super) fn add_guest(&mut self, now: Instant, lan: &LanId, port: GuestPort) -> Result<PortId, PortError> {
+        let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
+        self.room_for_port(tag)?;
+        let io = PortIo::Guest {
+            io: GuestIo::new(now, port.socket),
+            guest: port.guest,
+            mac: port.mac,
+        };
+        Ok(self.insert_port(now, tag, io, Some(GuestPolicy::new(port.mac))))
+    }
+
+    pub(super) fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {
+        if self.forget_port(now, id) {
+            Ok(())
+        } else {
+            Err(PortError::NoPort(id))
+        }
+    }
+
+    pub(super) fn add_link(&mut self, link: Box<dyn Link>) {
+        let peer = link.peer();
+        if self.links.len() >= LINKS && !self.links.contains_key(&peer) {
+            tracing::warn!(%peer, limit = LINKS, "too many links, this one is not used");
+            return self.say(TunnelEvent::LinkDown {
+                peer,
+                why: format!("{LINKS} links are up, which is the most"),
+            });
+        }
+        if let Some(old) = self.links.insert(peer, LinkIo::new(link)) {
+            self.drops.merge(&old.drops);
+        }
+        for lan in self.fabric.lans.values_mut() {
+            lan.switch.link_up(peer);
+        }
+    }
+
+    pub(super) fn remove_link(&mut self, peer: NodeId) {
+        if let Some(io) = self.links.remove(&peer) {
+            self.drops.merge(&io.drops);
+            for lan in self.fabric.lans.values_mut() {
+                lan.switch.link_down(peer);
+            }
+        }
+    }
+
+    pub(super) fn set_members(&mut self, lan: &LanId, members: BTreeSet<NodeId>) {
+        let me = self.node;
+        if let Some((_, lan)) = self.lan_mut(lan) {
+            lan.switch
+                .set_members(members.into_iter().filter(|m| *m != me).collect());
+        }
+    }
+
+    pub(super) fn apply_adverts(&mut self, now: Instant, lan: &LanId, from: NodeId, adverts: &[MacAdvert]) {
+        if let Some((_, lan)) = self.lan_mut(lan) {
+            lan.switch.handle_adverts(now, from, adverts);
+        }
+    }
+
+    pub(super) fn port_infos(&self, lan: &LanId) -> Vec<PortInfo> {
+        let tag = LanTag::from(lan);
+        self.fabric
+            .ports
+            .iter()
+            .filter(|(_, p)| p.lan == tag)
+            .map(|(id, p)| p.info(*id))
+            .collect()
+    }
+
+    pub(super) fn totals(&self) -> Drops {
+        let mut all = self.drops.clone();
+        self.fabric.lans.values().for_each(|l| all.merge(l.switch.drops()));
+        self.links.values().for_each(|l| all.merge(&l.drops));
+        all
+    }
+
+    pub(super) fn link_paths(&self) -> Vec<(NodeId, PathInfo)> {
+        self.links.iter().map(|(peer, l)| (*peer, l.link.path())).collect()
+    }
+
+    pub(super) fn interfaces(&self) -> Vec<String> {
+        let names = self.fabric.ports.values().filter_map(|p| match &p.io {
+            PortIo::Tap { tap, bridge } => Some([Some(tap.get_ref().name().to_owned()), bridge.clone()]),
+            PortIo::Guest { .. } => None,
+        });
+        names.flatten().flatten().collect()
+    }
+
+    pub(super) fn echo(&mut self, now: Instant, peer: NodeId) -> Result<oneshot::Receiver<Duration>, EchoError> {
+        let link = self.links.get_mut(&peer).ok_or(EchoError::NoLink(peer))?;
+        link.echo(now).ok_or(EchoError::TooMany(peer))
+    }
+}

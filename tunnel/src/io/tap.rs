@@ -1,0 +1,324 @@
+//! A TAP by the kernel's own calls: the one place of this crate with `unsafe`.
+//!
+//! The device is not persistent: the kernel removes it, and its bridge port, when the last file descriptor closes, however
+//! the process ends. Offloads are asked for in full and given up step by step; what was given up is said in
+//! [`Offloads::given_up`].
+
+use super::PortError;
+use crate::defaults::TAP_MTU;
+use libc::{c_int, c_short, c_ulong, ifreq};
+use serde::Serialize;
+use std::{
+    ffi::c_char,
+    fs::{File, OpenOptions},
+    io::{self, IoSlice, IoSliceMut},
+    mem,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::OpenOptionsExt,
+    },
+};
+use tokio::io::{Interest, unix::AsyncFd};
+use wire::{
+    MacAddr,
+    frame::{VNET_HDR, VnetHdr},
+};
+
+/// linux/sockios.h; libc does not have it.
+const SIOCBRADDIF: c_ulong = 0x89a2;
+
+/// Kinds of work that the kernel leaves to the far end of the tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Offloads {
+    /// Frames come with a header that says what is left to do.
+    pub vnet_hdr: bool,
+    /// L4 checksums.
+    pub csum: bool,
+    /// TCP segmentation.
+    pub tso: bool,
+    /// UDP segmentation.
+    pub uso: bool,
+    /// What this kernel refused, in words; empty where everything was had.
+    pub given_up: Vec<String>,
+}
+
+/// An open TAP.
+#[derive(Debug)]
+pub struct Tap {
+    file: File,
+    name: String,
+    mac: MacAddr,
+    offloads: Offloads,
+}
+
+fn request(name: &str) -> ifreq {
+    // SAFETY: `ifreq` is plain old data of integers and arrays; all zeroes is a value of it.
+    let mut r: ifreq = unsafe { mem::zeroed() };
+    // The last byte stays zero, so the name is terminated.
+    for (slot, b) in r.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *slot = b as c_char;
+    }
+    r
+}
+
+fn control(fd: RawFd, op: c_ulong, r: &mut ifreq) -> io::Result<()> {
+    // SAFETY: `fd` is open for the call's duration, `op` is one of the operations of this file, all of which take a pointer
+    // to an `ifreq` that they read or fill, and `r` is one.
+    let rc = unsafe { libc::ioctl(fd, op as _, std::ptr::from_mut(r)) };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn offer(fd: RawFd, mask: u32) -> io::Result<()> {
+    // SAFETY: `fd` is an open TAP; TUNSETOFFLOAD takes an integer and no pointer.
+    let rc = unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD as _, c_ulong::from(mask)) };
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn socket() -> Result<OwnedFd, PortError> {
+    // SAFETY: takes integers only.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(system(
+            "open a socket to configure interfaces",
+            io::Error::last_os_error(),
+        ));
+    }
+    // SAFETY: `fd` was just opened and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn system(what: &str, source: io::Error) -> PortError {
+    match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => PortError::NoPermission { what: what.into() },
+        _ => PortError::System {
+            what: what.into(),
+            source,
+        },
+    }
+}
+
+/// A name that Linux takes (`dev_valid_name`) and that is safe to print in a command.
+fn check_name(name: &str) -> Result<(), PortError> {
+    let ok = (1..libc::IFNAMSIZ).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && !matches!(name, "." | "..")
+        && !name.starts_with('-');
+    if ok {
+        Ok(())
+    } else {
+        Err(PortError::BadName(
+            name.chars().filter(|c| !c.is_control()).take(40).collect(),
+        ))
+    }
+}
+
+impl Tap {
+    /// Makes a TAP, up, with an MTU of 1500 and an address of the kernel's choice (random, locally administered), and
+    /// puts it into `bridge` if one is named. Without `name` the kernel numbers it (`lanline0`, `lanline1`, …).
+    pub fn open(name: Option<&str>, bridge: Option<&str>) -> Result<Self, PortError> {
+        for n in name.iter().chain(bridge.iter()) {
+            check_name(n)?;
+        }
+        let ctl = socket()?;
+        if let Some(b) = bridge {
+            control(ctl.as_raw_fd(), libc::SIOCGIFINDEX as c_ulong, &mut request(b)).map_err(|e| no_interface(b, e))?;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open("/dev/net/tun")
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => PortError::NoTun,
+                _ => system("open /dev/net/tun", e),
+            })?;
+        let (name, vnet_hdr) = attach(&file, name)?;
+        let offloads = negotiate(&file, vnet_hdr);
+        let mut tap = Self {
+            file,
+            name,
+            mac: MacAddr::ZERO,
+            offloads,
+        };
+        tap.configure(&ctl, bridge)?;
+        Ok(tap)
+    }
+
+    fn configure(&mut self, ctl: &OwnedFd, bridge: Option<&str>) -> Result<(), PortError> {
+        let fd = ctl.as_raw_fd();
+        let mut r = request(&self.name);
+        control(fd, libc::SIOCGIFHWADDR as c_ulong, &mut r).map_err(|e| system("read the TAP's address", e))?;
+        // SAFETY: SIOCGIFHWADDR has just filled `ifru_hwaddr`.
+        let address = unsafe { r.ifr_ifru.ifru_hwaddr };
+        for (to, from) in self.mac.0.iter_mut().zip(address.sa_data) {
+            *to = from as u8;
+        }
+        let mut r = request(&self.name);
+        r.ifr_ifru.ifru_mtu = c_int::from(TAP_MTU);
+        control(fd, libc::SIOCSIFMTU as c_ulong, &mut r).map_err(|e| system("set the TAP's MTU", e))?;
+        if let Some(bridge) = bridge {
+            self.enslave(fd, bridge)?;
+        }
+        let mut r = request(&self.name);
+        control(fd, libc::SIOCGIFFLAGS as c_ulong, &mut r).map_err(|e| system("read the TAP's flags", e))?;
+        // SAFETY: SIOCGIFFLAGS has just filled `ifru_flags`.
+        let flags = unsafe { r.ifr_ifru.ifru_flags };
+        r.ifr_ifru.ifru_flags = flags | libc::IFF_UP as c_short;
+        control(fd, libc::SIOCSIFFLAGS as c_ulong, &mut r).map_err(|e| system("set the TAP up", e))
+    }
+
+    fn enslave(&self, fd: RawFd, bridge: &str) -> Result<(), PortError> {
+        // A bridge's port has no business in IPv6: without this the host would answer on the LAN under the TAP's address.
+        let knob = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
+        if let Err(e) = std::fs::write(knob, "1") {
+            tracing::debug!(tap = %self.name, error = %e, "ipv6 stays on at the bridge port");
+        }
+        let mut own = request(&self.name);
+        control(fd, libc::SIOCGIFINDEX as c_ulong, &mut own).map_err(|e| system("find the TAP", e))?;
+        let mut r = request(bridge);
+        // SAFETY: SIOCGIFINDEX has just filled `ifru_ifindex`.
+        r.ifr_ifru.ifru_ifindex = unsafe { own.ifr_ifru.ifru_ifindex };
+        control(fd, SIOCBRADDIF, &mut r).map_err(|e| match e.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOTTY) => PortError::NotBridge(bridge.into()),
+            Some(libc::ENODEV) => PortError::NoInterface(bridge.into()),
+            Some(libc::EPERM | libc::EACCES) => PortError::NoPermission {
+                what: format!("put a TAP into bridge {bridge}"),
+            },
+            _ => PortError::Bridge {
+                bridge: bridge.into(),
+                source: e,
+            },
+        })
+    }
+
+    /// Registers it with the runtime that this is called in.
+    pub fn watch(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the descriptor belongs to `self.file`, which is never replaced and closes only when the `Tap` is dropped,
+        // and `as_raw_fd` always returns it.
+        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The host's address on it.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// What the kernel agreed to.
+    pub fn offloads(&self) -> &Offloads {
+        &self.offloads
+    }
+
+    /// Reads one frame into `buf`; its header is empty where the TAP has none. `WouldBlock` when none waits.
+    pub fn read(&self, buf: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
+        let mut hdr = [0u8; VNET_HDR];
+        if !self.offloads.vnet_hdr {
+            return io::Read::read(&mut &self.file, buf).map(|n| (VnetHdr::default(), n));
+        }
+        let mut parts = [IoSliceMut::new(&mut hdr), IoSliceMut::new(buf)];
+        let n = io::Read::read_vectored(&mut &self.file, &mut parts)?;
+        let n = n.checked_sub(VNET_HDR).ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok((VnetHdr::from_bytes(&hdr), n))
+    }
+
+    /// Writes one frame. A TAP takes all of it or nothing.
+    pub fn write(&self, hdr: VnetHdr, frame: &[u8]) -> io::Result<()> {
+        if self.offloads.vnet_hdr {
+            io::Write::write_vectored(&mut &self.file, &[IoSlice::new(&hdr.to_bytes()), IoSlice::new(frame)])?;
+        } else {
+            io::Write::write(&mut &self.file, frame)?;
+        }
+        Ok(())
+    }
+}
+
+impl AsRawFd for Tap {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+fn no_interface(name: &str, e: io::Error) -> PortError {
+    match e.raw_os_error() {
+        Some(libc::ENODEV) => PortError::NoInterface(name.into()),
+        _ => system("look for the bridge", e),
+    }
+}
+
+/// Creates the device; with the vnet header if the kernel has it.
+fn attach(file: &File, name: Option<&str>) -> Result<(String, bool), PortError> {
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+    let mut r = request(name.unwrap_or("lanline%d"));
+    r.ifr_ifru.ifru_flags = (flags | libc::IFF_VNET_HDR) as c_short;
+    let mut vnet_hdr = true;
+    let mut made = control(file.as_raw_fd(), libc::TUNSETIFF as c_ulong, &mut r);
+    if made.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL)) {
+        vnet_hdr = false;
+        r.ifr_ifru.ifru_flags = flags as c_short;
+        made = control(file.as_raw_fd(), libc::TUNSETIFF as c_ulong, &mut r);
+    }
+    made.map_err(|e| match (e.raw_os_error(), name) {
+        (Some(libc::EBUSY | libc::EINVAL | libc::EEXIST), Some(n)) => PortError::NameTaken(n.into()),
+        _ => system("make a TAP", e),
+    })?;
+    let name = r
+        .ifr_name
+        .iter()
+        .take_while(|c| **c != 0)
+        .map(|c| char::from(*c as u8))
+        .collect();
+    Ok((name, vnet_hdr))
+}
+
+/// Asks for offloads, fewer each time. The mask is state of the device, so it is set even where nothing is wanted.
+fn negotiate(file: &File, vnet_hdr: bool) -> Offloads {
+    let csum = libc::TUN_F_CSUM;
+    let tso = csum | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let uso = tso | libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    let mut given_up = Vec::new();
+    if !vnet_hdr {
+        given_up.push("this kernel's TAP has no vnet header: every frame is carried alone".to_owned());
+        return Offloads {
+            given_up,
+            ..Offloads::default()
+        };
+    }
+    let steps = [
+        (uso, "UDP segmentation"),
+        (tso, "TCP segmentation"),
+        (csum, "checksums"),
+        (0, ""),
+    ];
+    for (mask, what) in steps {
+        match offer(file.as_raw_fd(), mask) {
+            Ok(()) => {
+                let has = |bit: u32| mask & bit != 0;
+                return Offloads {
+                    vnet_hdr,
+                    csum: has(csum),
+                    tso: has(libc::TUN_F_TSO4),
+                    uso: has(libc::TUN_F_USO4),
+                    given_up,
+                };
+            }
+            Err(e) => given_up.push(format!("this kernel's TAP does not offload {what}: {e}")),
+        }
+    }
+    Offloads {
+        vnet_hdr,
+        given_up,
+        ..Offloads::default()
+    }
+}

@@ -1,0 +1,246 @@
+//! Frames into datagrams: packing small ones, cutting super-frames, fragmenting what does not fit.
+//!
+//! Invariant: every datagram that leaves is at most the link's room, and all of a run but the last are filled as far as
+//! the cut allows, because transports batch datagrams of one size (notes: quinn ends a batch at a shorter one).
+//!
+//! - A frame that fits an empty datagram is never cut; it shares a datagram with others.
+//! - A super-frame is cut into slices that carry all its headers. TCP may be cut anywhere; UDP at its segment size.
+//! - Any other frame goes in fragments, which need each other.
+
+use crate::{
+    DropReason,
+    defaults::{MIN_FILL, MIN_ROOM},
+    packet::{Headers, Packet},
+    segment,
+};
+use bytes::{Bytes, BytesMut};
+use wire::frame::{
+    DATAGRAM_HEAD, FragmentMeta, Gso, LanTag, PartialCsum, RECORD_HEAD, SLICE_META, Scope, SliceMeta, put_echo,
+    put_echo_reply, put_fragment, put_frame, put_head, put_slice,
+};
+
+/// One slab of memory for datagrams, bytes; they are split off it without a copy.
+const SLAB: usize = 64 * 1024;
+/// Meta of a fragment without its checksum, bytes.
+const FRAGMENT_META: usize = 8;
+/// A partial checksum in a frame's or fragment's meta, bytes.
+const CSUM_META: usize = 4;
+
+/// Makes datagrams for one link.
+#[derive(Debug)]
+pub struct Packer {
+    room: usize,
+    /// The open datagram's LAN.
+    open: Option<LanTag>,
+    current: BytesMut,
+    done: Vec<Bytes>,
+    done_bytes: usize,
+    next_id: u32,
+    scratch: Vec<u8>,
+}
+
+impl Packer {
+    /// For a link whose datagrams hold `room` bytes now.
+    pub fn new(room: usize) -> Self {
+        Self {
+            room,
+            open: None,
+            current: BytesMut::with_capacity(SLAB),
+            done: Vec::new(),
+            done_bytes: 0,
+            next_id: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The link's room has changed; the open datagram is closed if it might not fit.
+    pub fn set_room(&mut self, room: usize) {
+        if room != self.room {
+            self.close();
+            self.room = room;
+        }
+    }
+
+    /// Datagrams and bytes that are ready, the open one included.
+    pub fn pending_bytes(&self) -> usize {
+        self.done_bytes + self.current.len()
+    }
+
+    /// Adds a frame of a LAN.
+    pub fn push(&mut self, tag: LanTag, packet: &Packet<'_>) -> Result<(), DropReason> {
+        if self.room < MIN_ROOM {
+            return Err(DropReason::PathTooSmall);
+        }
+        if self.open != Some(tag) {
+            self.close();
+        }
+        match packet.gso() {
+            Some((gso, csum, h)) => self.push_super(tag, packet, gso, csum, &h),
+            None => self.push_frame(tag, packet.csum(), packet.bytes()),
+        }
+    }
+
+    fn push_frame(&mut self, tag: LanTag, csum: Option<PartialCsum>, frame: &[u8]) -> Result<(), DropReason> {
+        let csum_len = if csum.is_some() { CSUM_META } else { 0 };
+        let need = RECORD_HEAD + csum_len + frame.len();
+        if DATAGRAM_HEAD + need <= self.room {
+            if self.left() < need {
+                self.close();
+            }
+            self.begin(tag);
+            put_frame(&mut self.current, csum, frame);
+            return Ok(());
+        }
+        let total = u16::try_from(frame.len()).map_err(|_| DropReason::Oversize)?;
+        let overhead = RECORD_HEAD + FRAGMENT_META + csum_len;
+        let id = self.id();
+        let mut rest = frame;
+        while !rest.is_empty() {
+            if self.left() < overhead + MIN_FILL.min(rest.len()) {
+                self.close();
+            }
+            let n = self.left().saturating_sub(overhead).min(rest.len());
+            let (data, tail) = rest.split_at(n);
+            self.begin(tag);
+            let offset = total - u16::try_from(rest.len()).unwrap_or(total);
+            put_fragment(
+                &mut self.current,
+                &FragmentMeta {
+                    id,
+                    offset,
+                    total,
+                    csum,
+                },
+                data,
+            );
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    fn push_super(
+        &mut self,
+        tag: LanTag,
+        packet: &Packet<'_>,
+        gso: Gso,
+        csum: PartialCsum,
+        h: &Headers,
+    ) -> Result<(), DropReason> {
+        let (headers, payload) = packet.bytes().split_at(h.len);
+        let overhead = RECORD_HEAD + SLICE_META + headers.len();
+        let unit = if segment::keeps_boundaries(gso.kind) {
+            usize::from(gso.size)
+        } else {
+            1
+        };
+        if unit > self.room - DATAGRAM_HEAD - overhead.min(self.room - DATAGRAM_HEAD) {
+            return self.push_segments(tag, packet);
+        }
+        let id = self.id();
+        let mut rest = payload;
+        while !rest.is_empty() {
+            let enough = overhead + MIN_FILL.max(unit).min(rest.len());
+            if self.left() < enough {
+                self.close();
+            }
+            let avail = self.left().saturating_sub(overhead);
+            let n = if rest.len() <= avail {
+                rest.len()
+            } else {
+                avail / unit * unit
+            };
+            let (data, tail) = rest.split_at(n);
+            let offset = u16::try_from(payload.len() - rest.len()).map_err(|_| DropReason::Oversize)?;
+            let hdr_len = u16::try_from(headers.len()).map_err(|_| DropReason::BadOffload)?;
+            self.begin(tag);
+            let meta = SliceMeta {
+                id,
+                offset,
+                hdr_len,
+                gso,
+                csum,
+                last: tail.is_empty(),
+            };
+            put_slice(&mut self.current, &meta, headers, data);
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// A super-frame whose segments do not fit a datagram: each is made a frame of its own.
+    fn push_segments(&mut self, tag: LanTag, packet: &Packet<'_>) -> Result<(), DropReason> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut result = Ok(());
+        segment::plain(packet, &mut scratch, &mut |frame| {
+            result = result.and_then(|()| self.push_frame(tag, None, frame));
+        });
+        self.scratch = scratch;
+        result
+    }
+
+    /// Adds a datagram of the link's own: an echo request.
+    pub fn push_echo(&mut self, token: u64) {
+        self.push_link(|out| put_echo(out, token));
+    }
+
+    /// Adds a datagram of the link's own: an echo reply.
+    pub fn push_echo_reply(&mut self, token: u64) {
+        self.push_link(|out| put_echo_reply(out, token));
+    }
+
+    fn push_link(&mut self, put: impl FnOnce(&mut BytesMut)) {
+        self.close();
+        put_head(&mut self.current, Scope::Link);
+        put(&mut self.current);
+        self.close();
+    }
+
+    /// Closes the open datagram and takes what is ready, in order, until `budget` bytes; always at least one if the
+    /// budget holds it. The rest stays.
+    pub fn take(&mut self, budget: usize, out: &mut Vec<Bytes>) {
+        self.close();
+        let mut sum = 0;
+        let n = self
+            .done
+            .iter()
+            .take_while(|d| {
+                sum += d.len();
+                sum <= budget
+            })
+            .count();
+        self.done_bytes -= self.done[..n].iter().map(Bytes::len).sum::<usize>();
+        out.extend(self.done.drain(..n));
+    }
+
+    fn id(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+
+    /// Bytes left in the open datagram; a fresh one's if none is open.
+    fn left(&self) -> usize {
+        self.room
+            - if self.open.is_some() {
+                self.current.len()
+            } else {
+                DATAGRAM_HEAD
+            }
+    }
+
+    fn begin(&mut self, tag: LanTag) {
+        if self.open.is_none() {
+            self.current.reserve(self.room);
+            put_head(&mut self.current, Scope::Lan(tag));
+            self.open = Some(tag);
+        }
+    }
+
+    fn close(&mut self) {
+        self.open = None;
+        if !self.current.is_empty() {
+            let datagram = self.current.split().freeze();
+            self.done_bytes += datagram.len();
+            self.done.push(datagram);
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The switch of one LAN on one node: where a frame goes, and whether it may.
+//!
+//! Invariants
+//! - A frame from a link never goes to a link (split horizon, RFC 4762 §4.4), so the mesh of members cannot loop.
+//! - Frames to 01:80:c2:00:00:00-0f and frames with a group or zero source go nowhere.
+//! - Nothing goes to, and nothing is taken from, a peer that is not a member.
+//! - Broadcast, unknown and multicast go to every member's link and every other port, within the sender's budget.
+//!
+//! Drive it with `handle_frame`, then drain `poll_event`; call `handle_timeout` at `poll_timeout`. It transmits nothing
+//! itself: the frame's bytes stay with the caller, the answer is in [`Egress`].
+
+use crate::{
+    DropReason, Drops, FdbRow, Place,
+    budget::Bucket,
+    classify,
+    defaults::{BUM_BURST, BUM_RATE, ESSENTIAL_BURST, ESSENTIAL_RATE, PORTS, REFRESH, SWEEP},
+    fdb::Fdb,
+    packet::Packet,
+    policy::GuestPolicy,
+    snoop::{self, Learned},
+};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    net::IpAddr,
+    time::Instant,
+};
+use wire::{MacAddr, NodeId, frame::MacAdvert};
+
+/// A port of this node, unique over its LANs and never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct PortId(pub u32);
+
+impl fmt::Display for PortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// By where a frame came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ingress {
+    /// A port here.
+    Port(PortId),
+    /// A member's link.
+    Link(NodeId),
+}
+
+/// Where a frame goes; memory to reuse between frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// Ports here.
+    pub ports: Vec<PortId>,
+    /// Members.
+    pub links: Vec<NodeId>,
+}
+
+/// What the switch has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SwitchEvent {
+    /// Tell the other members.
+    Advertise(Vec<MacAdvert>),
+    /// A guest's port was seen to have this address.
+    Address(PortId, IpAddr, Learned),
+    /// The address moves too often; it stays where it is for a while.
+    Frozen(MacAddr),
+}
+
+/// Why [`Switch::poll_timeout`] wants to be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// Ageing.
+    Sweep,
+    /// All adverts again.
+    Refresh,
+}
+
+#[derive(Debug)]
+struct Port {
+    guest: Option<GuestPolicy>,
+    address: BTreeMap<bool, (IpAddr, Learned)>,
+}
+
+#[derive(Debug)]
+struct Budget {
+    bum: Bucket,
+    essential: Bucket,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            bum: Bucket::new(BUM_RATE, BUM_BURST),
+            essential: Bucket::new(ESSENTIAL_RATE, ESSENTIAL_BURST),
+        }
+    }
+}
+
+/// The switch.
+#[derive(Debug)]
+pub struct Switch {
+    fdb: Fdb,
+    ports: BTreeMap<PortId, Port>,
+    members: BTreeSet<NodeId>,
+    links: BTreeSet<NodeId>,
+    budgets: BTreeMap<Ingress, Budget>,
+    drops: Drops,
+    events: VecDeque<SwitchEvent>,
+    sweep_at: Instant,
+    refresh_at: Instant,
+}
+
+impl Switch {
+    /// Without ports and members.
+    pub fn new(now: Instant, me: NodeId) -> Self {
+        Self {
+            fdb: Fdb::new(me),
+            ports: BTreeMap::new(),
+            members: BTreeSet::new(),
+            links: BTreeSet::new(),
+            budgets: BTreeMap::new(),
+            drops: Drops::default(),
+            events: VecDeque::new(),
+            sweep_at: now + SWEEP,
+            refresh_at: now + REFRESH,
+        }
+    }
+
+    /// Adds a port; a guest's with its rules, which give it its addresses. False if there are too many ports.
+    pub fn add_port(&mut self, now: Instant, port: PortId, guest: Option<GuestPolicy>) -> bool {
+        if self.ports.len() >= PORTS {
+            return false;
+        }
+        for mac in guest.iter().flat_map(|g| g.macs()) {
+            self.fdb.add_static(now, *mac, port);
+        }
+        self.ports.insert(
+            port,
+            Port {
+                guest,
+                address: BTreeMap::new(),
+            },
+        );
+        true
+    }
+
+    /// Removes a port and withdraws what was behind it.
+    pub fn remove_port(&mut self, now: Instant, port: PortId) {
+        self.ports.remove(&port);
+        self.budgets.remove(&Ingress::Port(port));
+        self.fdb.remove_port(now, port);
+    }
+
+    /// Who the members are; adverts of those who are none any more go.
+    pub fn set_members(&mut self, members: BTreeSet<NodeId>) {
+        for left in self.members.difference(&members) {
+            self.fdb.forget_node(*left);
+            self.budgets.remove(&Ingress::Link(*left));
+        }
+        self.members = members;
+    }
+
+    /// A link to this peer is up, member or not.
+    pub fn link_up(&mut self, peer: NodeId) {
+        self.links.insert(peer);
+    }
+
+    /// The link is gone; what was behind it is unknown until it says so again.
+    pub fn link_down(&mut self, peer: NodeId) {
+        self.links.remove(&peer);
+        self.budgets.remove(&Ingress::Link(peer));
+        self.fdb.forget_node(peer);
+    }
+
+    /// A member's adverts.
+    pub fn handle_adverts(&mut self, now: Instant, from: NodeId, adverts: &[MacAdvert]) {
+        if !self.members.contains(&from) {
+            return self.drops.add(DropReason::AdvertRefused, adverts.len() as u64);
+        }
+        for a in adverts {
+            if let Err(why) = self.fdb.apply(now, from, a) {
+                self.drops.count(why);
+            }
+        }
+    }
+
+    /// Decides about a frame. On `Err` it is already counted.
+    pub fn handle_frame(
+        &mut self,
+        now: Instant,
+        from: Ingress,
+        packet: &Packet<'_>,
+        out: &mut Egress,
+    ) -> Result<(), DropReason> {
+        out.ports.clear();
+        out.links.clear();
+        let decided = self
+            .admit(now, from, packet)
+            .and_then(|()| self.route(now, from, packet, out));
+        if let Err(why) = decided {
+            self.drops.count(why);
+        }
+        decided
+    }
+
+    fn admit(&mut self, now: Instant, from: Ingress, packet: &Packet<'_>) -> Result<(), DropReason> {
+        let frame = packet.frame();
+        let src = frame.src();
+        if !src.is_valid_source() {
+            return Err(DropReason::BadSource);
+        }
+        if frame.dst().is_link_reserved() || frame.dst() == MacAddr::ZERO {
+            return Err(DropReason::ReservedMac);
+        }
+        match from {
+            Ingress::Port(port) => {
+                let guest = self.ports.get(&port).and_then(|p| p.guest.as_ref());
+                let is_guest = guest.is_some();
+                if let Some(policy) = guest {
+                    policy.check(frame)?;
+                }
+                match self.fdb.learn(now, src, port) {
+                    Ok(_) => {}
+                    Err(DropReason::FdbFull) => self.drops.count(DropReason::FdbFull),
+                    Err(why) => return Err(why),
+                }
+                if let Some((ip, how)) = snoop::sender(frame, is_guest) {
+                    self.note(port, src, ip, how);
+                }
+            }
+            Ingress::Link(peer) => {
+                if !self.members.contains(&peer) {
+                    return Err(DropReason::NotMember);
+                }
+                match self.fdb.lookup(src) {
+                    Some(Place::Port(_)) => return Err(DropReason::SourceIsLocal),
+                    Some(Place::Node(n)) if n != peer && self.fdb.is_static(src) => return Err(DropReason::StaticMac),
+                    _ => {}
+                }
+            }
+        }
+        if let Some((mac, ip)) = snoop::dhcp_ack(frame)
+            && let Some(Place::Port(port)) = self.fdb.lookup(mac)
+        {
+            self.note(port, mac, ip, Learned::Dhcp);
+        }
+        Ok(())
+    }
+
+    /// Remembers an address, and says so if a guest's changed. A plain packet's source never displaces better knowledge.
+    fn note(&mut self, port: PortId, mac: MacAddr, ip: IpAddr, how: Learned) {
+        let Some(p) = self.ports.get_mut(&port) else { return };
+        if p.guest.is_some() {
+            let known = p.address.get(&ip.is_ipv6()).copied();
+            if known.is_some_and(|(known_ip, known_how)| known_ip == ip && known_how <= how) {
+                return;
+            }
+            let weaker = known.is_some_and(|(known_ip, known_how)| known_ip != ip && known_how < how);
+            if how == Learned::Ip && weaker {
+                return;
+            }
+            if !weaker {
+                p.address.insert(ip.is_ipv6(), (ip, how));
+                self.events.push_back(SwitchEvent::Address(port, ip, how));
+            }
+        }
+        self.fdb.note_ip(mac, ip);
+    }
+
+    fn route(&mut self, now: Instant, from: Ingress, packet: &Packet<'_>, out: &mut Egress) -> Result<(), DropReason> {
+        let frame = packet.frame();
+        let known = if frame.dst().is_multicast() {
+            None
+        } else {
+            self.fdb.lookup(frame.dst())
+        };
+        match (known, from) {
+            (Some(Place::Port(to)), Ingress::Port(port)) if to == port => return Err(DropReason::SamePort),
+            (Some(Place::Port(to)), _) => {
+                out.ports.push(to);
+                return Ok(());
+            }
+            (Some(Place::Node(_)), Ingress::Link(_)) => return Err(DropReason::SplitHorizon),
+            (Some(Place::Node(to)), Ingress::Port(_)) => {
+                if !self.members.contains(&to) || !self.links.contains(&to) {
+                    return Err(DropReason::NoLink);
+                }
+                out.links.push(to);
+                return Ok(());
+            }
+            (None, _) => {}
+        }
+        let budget = self.budgets.entry(from).or_default();
+        if classify::is_essential(frame) {
+            if !budget.essential.take(now, 1) {
+                return Err(DropReason::EssentialBudget);
+            }
+        } else if !budget
+            .bum
+            .take(now, u32::try_from(packet.segments()).unwrap_or(u32::MAX))
+        {
+            return Err(DropReason::BumBudget);
+        }
+        out.ports
+            .extend(self.ports.keys().filter(|p| from != Ingress::Port(**p)));
+        if let Ingress::Port(_) = from {
+            out.links.extend(self.members.intersection(&self.links));
+        }
+        if out.ports.is_empty() && out.links.is_empty() {
+            Err(DropReason::Nowhere)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ageing and refreshing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now >= self.sweep_at {
+            self.sweep_at = now + SWEEP;
+            self.fdb.handle_timeout(now);
+        }
+        if now >= self.refresh_at {
+            self.refresh_at = now + REFRESH;
+            for part in self.fdb.local_adverts().chunks(crate::defaults::ADVERTS_PER_EVENT) {
+                self.events.push_back(SwitchEvent::Advertise(part.to_vec()));
+            }
+        }
+    }
+
+    /// When to call [`Switch::handle_timeout`], and for what.
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        Some(if self.sweep_at <= self.refresh_at {
+            (self.sweep_at, Timer::Sweep)
+        } else {
+            (self.refresh_at, Timer::Refresh)
+        })
+    }
+
+    /// The next thing it has to say. Drain it after every call.
+    pub fn poll_event(&mut self) -> Option<SwitchEvent> {
+        if let Some(e) = self.events.pop_front() {
+            return Some(e);
+        }
+        if let Some(mac) = self.fdb.poll_frozen() {
+            return Some(SwitchEvent::Frozen(mac));
+        }
+        let adverts = self.fdb.poll_adverts();
+        (!adverts.is_empty()).then_some(SwitchEvent::Advertise(adverts))
+    }
+
+    /// Says everything again at the next timeout: an advert could not be delivered.
+    pub fn refresh_soon(&mut self, at: Instant) {
+        self.refresh_at = self.refresh_at.min(at);
+    }
+
+    /// Is this peer a member?
+    pub fn is_member(&self, peer: &NodeId) -> bool {
+        self.members.contains(peer)
+    }
+
+    /// Everything behind this node's ports.
+    pub fn local_adverts(&self) -> Vec<MacAdvert> {
+        self.fdb.local_adverts()
+    }
+
+    /// The table, for people.
+    pub fn rows(&self, now: Instant) -> Vec<FdbRow> {
+        self.fdb.rows(now)
+    }
+
+    /// What was dropped.
+    pub fn drops(&self) -> &Drops {
+        &self.drops
+    }
+
+    /// For drops that the caller sees and the switch does not.
+    pub fn drops_mut(&mut self) -> &mut Drops {
+        &mut self.drops
+    }
+}
