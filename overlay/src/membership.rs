@@ -1,0 +1,718 @@
+//! The LANs that this node belongs to, and who else does.
+//!
+//! ```text
+//!            create                    evict, or run out
+//!   (none) ─────────▶ belongs, owns ─────────────────────▶ (an owner stays)
+//!      │   begin_join, finish_join
+//!      └────────────▶ belongs ──────────▶ lost ──(new ticket)──▶ belongs
+//! ```
+//!
+//! [`LanState`] keeps the records ([`wire::membership`]) of each LAN and spreads them. Only the owner signs; every
+//! member relays, so members find each other and hear of evictions with the owner away. A change is pushed at once
+//! ([`PUSH_OWN`] or [`PUSH_HEARD`] members); every [`SYNC_EVERY`] a member compares digests with [`crate::defaults::SYNC_PARTNERS`]
+//! others, so that a lost push costs two or three rounds. A membership that runs out ends by each member's own timer.
+//!
+//! Driving it: after any `handle_*` call poll [`LanState::poll_event`] and [`LanState::poll_transmit`] until `None`,
+//! and if [`LanState::revision`] moved, make [`LanState::export`] durable before an answer is sent or a result shown.
+//! Each call from `poll_transmit` ends in exactly one [`LanState::handle_reply`] or [`LanState::handle_unreachable`].
+
+mod lan;
+mod saved;
+mod schedule;
+
+pub use lan::StandingError;
+pub use saved::SavedError;
+
+use crate::{
+    defaults::{CALL_DEADLINE, CALLS_MAX, MEMBERSHIP_TTL, MEMBERSHIP_TTL_MIN, PUSH_HEARD, PUSH_OWN, SYNC_EVERY},
+    ticket::TicketBook,
+};
+pub(crate) use lan::Lan;
+use lan::Word;
+use schedule::Schedule;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+use wire::{
+    Fault, FaultKind, LanId, Name, NodeId, Signed, UnixMillis,
+    membership::{
+        AdmitCall, AdmitReply, Eviction, MAX_ADDRS, MAX_STANDINGS, Membership, PeerAddrs, Role, Standing, State, Sync,
+    },
+};
+
+/// Both clocks at one instant: timers run by the first, records end by the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The monotonic clock.
+    pub at: Instant,
+    /// The wall clock, which may jump and may be wrong.
+    pub wall: UnixMillis,
+}
+
+/// Settings of [`LanState`].
+#[derive(Clone, Debug)]
+pub struct LanConfig {
+    /// This node.
+    pub me: NodeId,
+    /// What this node calls itself.
+    pub name: Option<Name>,
+    /// Random, from zero to `sync_every`: keeps nodes that started together out of step.
+    pub phase: Duration,
+    /// Pause between rounds of comparison.
+    pub sync_every: Duration,
+    /// How long the memberships last that this node signs.
+    pub ttl: Duration,
+}
+
+impl LanConfig {
+    /// The defaults.
+    pub fn new(me: NodeId, name: Option<Name>, phase: Duration) -> Self {
+        Self {
+            me,
+            name,
+            phase,
+            sync_every: SYNC_EVERY,
+            ttl: MEMBERSHIP_TTL,
+        }
+    }
+}
+
+/// Why a timer is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TimeoutReason {
+    /// A round of comparison is due.
+    Round,
+    /// A call was not answered in time.
+    CallDeadline,
+    /// A membership runs out.
+    Expiry,
+}
+
+/// Why this node no longer belongs to a LAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The owner put it out.
+    Evicted,
+    /// Its membership ran out and was not renewed.
+    Expired,
+}
+
+/// What the rest of the node must act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LanEvent {
+    /// The other members of a LAN changed; this node itself is never in the sets.
+    MembersChanged {
+        /// The LAN.
+        lan: LanId,
+        /// Who came.
+        added: BTreeSet<NodeId>,
+        /// Who left, was put out, or ran out.
+        removed: BTreeSet<NodeId>,
+    },
+    /// This node belongs to a LAN (again).
+    Joined {
+        /// The LAN.
+        lan: LanId,
+    },
+    /// This node no longer belongs to a LAN; its ports must be taken off.
+    Lost {
+        /// The LAN.
+        lan: LanId,
+        /// Why.
+        why: Lost,
+    },
+    /// Where a member can be dialled, as told by itself or by another member.
+    Addresses {
+        /// The member.
+        node: NodeId,
+        /// Multiaddrs, unchecked.
+        addrs: Vec<String>,
+    },
+}
+
+/// A call under way.
+#[derive(Clone, Debug)]
+struct Call {
+    lan: LanId,
+    since: Instant,
+    pushed: usize,
+}
+
+/// A member as `lan show` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberRow {
+    /// The node.
+    pub node: NodeId,
+    /// What it calls itself.
+    pub name: Option<Name>,
+    /// What it may be.
+    pub role: Role,
+    /// When its membership was signed.
+    pub issued: UnixMillis,
+    /// When it ends unless it is renewed.
+    pub expires: UnixMillis,
+}
+
+/// A LAN as `status` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LanRow {
+    /// The LAN.
+    pub lan: LanId,
+    /// What this node is in it; `None` if it was put out or ran out.
+    pub role: Option<Role>,
+    /// Who owns it, as far as this node has heard.
+    pub owner: Option<NodeId>,
+    /// Members, this node among them.
+    pub members: usize,
+}
+
+/// No LAN, or more than one, has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LanLookupError {
+    /// None.
+    #[error("this node belongs to no LAN called '{0}' (see 'lanline status')")]
+    Unknown(String),
+    /// More than one: their long names tell them apart.
+    #[error("more than one LAN is called that; say which: {0}")]
+    Ambiguous(String),
+}
+
+/// All LANs of a node. See the module's text for how it is driven.
+///
+/// Invariant: a LAN's peers, as told by events, are exactly the other nodes whose memberships hold at the time last
+/// given, and none if this node's own does not.
+#[derive(Debug)]
+pub struct LanState {
+    pub(crate) config: LanConfig,
+    pub(crate) lans: BTreeMap<LanId, Lan>,
+    pub(crate) tickets: TicketBook,
+    schedules: BTreeMap<LanId, Schedule>,
+    calls: BTreeMap<NodeId, Call>,
+    my_addrs: Vec<String>,
+    news_of_addrs: BTreeMap<NodeId, Vec<String>>,
+    revision: u64,
+    pub(crate) now: Now,
+}
+
+impl LanState {
+    /// A node without LANs.
+    pub fn new(mut config: LanConfig, now: Now) -> Self {
+        config.ttl = config.ttl.max(MEMBERSHIP_TTL_MIN);
+        config.phase = config.phase.min(config.sync_every);
+        Self {
+            config,
+            lans: BTreeMap::new(),
+            tickets: TicketBook::default(),
+            schedules: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            my_addrs: Vec::new(),
+            news_of_addrs: BTreeMap::new(),
+            revision: 0,
+            now,
+        }
+    }
+
+    /// Moves whenever something changed that must outlive a restart.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(crate) fn touch(&mut self) {
+        self.revision += 1;
+    }
+
+    /// This node's own dial addresses, told to members; at most [`MAX_ADDRS`] are.
+    pub fn set_addrs(&mut self, addrs: Vec<String>) {
+        self.my_addrs = addrs;
+        self.my_addrs.truncate(MAX_ADDRS);
+    }
+
+    pub(crate) fn my_addrs(&self) -> &[String] {
+        &self.my_addrs
+    }
+
+    // ---- questions ----
+
+    /// The LANs, in order of name and key.
+    pub fn lans(&self) -> Vec<LanRow> {
+        let row = |lan: &Lan| LanRow {
+            lan: lan.id.clone(),
+            role: lan.membership(self.now.wall, self.config.me).map(|m| m.role),
+            owner: lan.owner(),
+            members: lan.members(self.now.wall).count(),
+        };
+        self.lans.values().map(row).collect()
+    }
+
+    /// A LAN by its name, or by its long name (`home.abcdefghij`) where two are called alike.
+    pub fn find(&self, name: &str) -> Result<LanId, LanLookupError> {
+        let called = |l: &&LanId| l.name.as_str() == name || l.to_string() == name;
+        let found: Vec<&LanId> = self.lans.keys().filter(called).collect();
+        match found.as_slice() {
+            [] => Err(LanLookupError::Unknown(wire::fault::plain(name))),
+            [one] => Ok((*one).clone()),
+            many => {
+                let names: Vec<String> = many.iter().map(ToString::to_string).collect();
+                Err(LanLookupError::Ambiguous(names.join(", ")))
+            }
+        }
+    }
+
+    /// Whether a node belongs to a LAN now.
+    pub fn is_member(&self, now: UnixMillis, lan: &LanId, node: NodeId) -> bool {
+        self.lans.get(lan).is_some_and(|l| l.membership(now, node).is_some())
+    }
+
+    /// Whether this node holds the LAN's key.
+    pub fn owns(&self, lan: &LanId) -> bool {
+        self.lans.get(lan).is_some_and(|l| l.key.is_some())
+    }
+
+    /// All members of a LAN now, this node among them.
+    pub fn members(&self, now: UnixMillis, lan: &LanId) -> Vec<MemberRow> {
+        let row = |m: &Membership| MemberRow {
+            node: m.member,
+            name: m.member_name.clone(),
+            role: m.role,
+            issued: m.issued,
+            expires: m.expires,
+        };
+        self.lans
+            .get(lan)
+            .map(|l| l.members(now).map(row).collect())
+            .unwrap_or_default()
+    }
+
+    /// The other members of a LAN now; none if this node is out of it.
+    pub fn peers(&self, now: UnixMillis, lan: &LanId) -> BTreeSet<NodeId> {
+        self.lans
+            .get(lan)
+            .map(|l| l.peers(self.config.me, now))
+            .unwrap_or_default()
+    }
+
+    /// The other members of all LANs.
+    pub fn all_peers(&self, now: UnixMillis) -> BTreeSet<NodeId> {
+        self.lans.values().flat_map(|l| l.peers(self.config.me, now)).collect()
+    }
+
+    /// Nodes to keep away: put out of some LAN, member of none. An owner that has since made a ticket which is still
+    /// open lets them knock again, since it may be meant for them.
+    pub fn blocked(&self, now: UnixMillis) -> BTreeSet<NodeId> {
+        let welcome = self.all_peers(now);
+        let mut out = BTreeSet::new();
+        for lan in self.lans.values() {
+            let put_out = lan.all().filter_map(|h| match &h.word {
+                Word::Out(e) if !self.tickets.has_open_since(now, &lan.id, e.issued) => Some(e.member),
+                _ => None,
+            });
+            out.extend(put_out.filter(|n| !welcome.contains(n) && *n != self.config.me));
+        }
+        out
+    }
+
+    // ---- records ----
+
+    /// Takes a membership from anyone: `Ok(true)` if it changed something.
+    pub fn handle_membership(&mut self, now: Now, record: Signed<Membership>) -> Result<bool, StandingError> {
+        let lan = record.open()?.lan;
+        self.merge_all(now, &lan, None, [Standing::In(record)]).map(|n| n > 0)
+    }
+
+    /// Takes an eviction from anyone: `Ok(true)` if it changed something.
+    pub fn handle_eviction(&mut self, now: Now, record: Signed<Eviction>) -> Result<bool, StandingError> {
+        let lan = record.open()?.lan;
+        self.merge_all(now, &lan, None, [Standing::Out(record)]).map(|n| n > 0)
+    }
+
+    /// Merges records, stops at the first bad one, and passes on what was new. Returns how many were.
+    pub(crate) fn merge_all(
+        &mut self,
+        now: Now,
+        id: &LanId,
+        from: Option<NodeId>,
+        standings: impl IntoIterator<Item = Standing>,
+    ) -> Result<usize, StandingError> {
+        self.now = now;
+        let me = self.config.me;
+        let lan = self.lans.get_mut(id).ok_or(StandingError::OtherLan)?;
+        let known = lan.digests();
+        let mut changed = BTreeSet::new();
+        let mut outcome = Ok(());
+        for standing in standings.into_iter().filter(|s| !known.contains(&s.digest())) {
+            match lan.merge(me, now.wall, standing) {
+                Ok(member) => changed.extend(member),
+                Err(e) => {
+                    outcome = Err(e);
+                    break;
+                }
+            }
+        }
+        let count = changed.len();
+        if count > 0 {
+            self.touch();
+            self.spread(id, &changed, from, PUSH_HEARD);
+        }
+        outcome.map(|()| count)
+    }
+
+    /// Tells other members of a change at once.
+    pub(crate) fn spread(&mut self, id: &LanId, changed: &BTreeSet<NodeId>, except: Option<NodeId>, count: usize) {
+        let (now, me) = (self.now, self.config.me);
+        let Some(lan) = self.lans.get(id) else { return };
+        let peers = lan.peers(me, now.wall);
+        // More than a message holds is left to the comparison of digests, which sends all of it in turn.
+        let nothing = BTreeSet::new();
+        let subjects = if changed.len() > MAX_STANDINGS {
+            &nothing
+        } else {
+            changed
+        };
+        self.schedule(id).push(now.at, &peers, subjects, except, count);
+    }
+
+    /// Tells members of what this node signed itself.
+    pub(crate) fn spread_own(&mut self, id: &LanId, member: NodeId) {
+        self.touch();
+        self.spread(id, &BTreeSet::from([member]), None, PUSH_OWN);
+    }
+
+    pub(crate) fn schedule(&mut self, id: &LanId) -> &mut Schedule {
+        let (first, every) = (self.now.at + self.config.phase, self.config.sync_every);
+        self.schedules
+            .entry(id.clone())
+            .or_insert_with(|| Schedule::new(first, every))
+    }
+
+    pub(crate) fn drop_lan(&mut self, id: &LanId) {
+        self.lans.remove(id);
+        self.schedules.remove(id);
+        self.calls.retain(|_, c| c.lan != *id);
+    }
+
+    // ---- calls ----
+
+    /// The next call to make, with a deadline shorter than [`CALL_DEADLINE`].
+    pub fn poll_transmit(&mut self) -> Option<(NodeId, AdmitCall)> {
+        if self.calls.len() >= CALLS_MAX {
+            return None;
+        }
+        loop {
+            let calls = &self.calls;
+            let queued = |(id, s): (&LanId, &mut Schedule)| Some((id.clone(), s.next(|n| calls.contains_key(&n))?));
+            let (id, (to, subjects)) = self.schedules.iter_mut().find_map(queued)?;
+            if let Some(call) = self.sync_call(&id, subjects) {
+                self.calls.insert(
+                    to,
+                    Call {
+                        lan: id,
+                        since: self.now.at,
+                        pushed: call.push.len(),
+                    },
+                );
+                return Some((to, AdmitCall::Sync(Box::new(call))));
+            }
+        }
+    }
+
+    /// `None` if this node has no membership to show.
+    fn sync_call(&self, id: &LanId, subjects: BTreeSet<NodeId>) -> Option<Sync> {
+        let lan = self.lans.get(id)?;
+        let Standing::In(membership) = lan.get(self.config.me)?.standing.clone() else {
+            return None;
+        };
+        let push = lan.standings_of(subjects.into_iter().filter(|n| *n != self.config.me));
+        Some(Sync {
+            lan: id.clone(),
+            membership,
+            buckets: lan.buckets(),
+            push,
+            addrs: self.my_addrs.clone(),
+        })
+    }
+
+    /// Answers a member's call, or a ticket's holder. `from` is the peer that the connection has authenticated.
+    pub fn handle_call(&mut self, now: Now, from: NodeId, call: AdmitCall) -> AdmitReply {
+        self.now = now;
+        match call {
+            AdmitCall::Redeem(r) => self.handle_redeem(now, from, *r),
+            AdmitCall::Sync(s) => self.handle_sync(now, from, *s),
+        }
+    }
+
+    fn handle_sync(&mut self, now: Now, from: NodeId, call: Sync) -> AdmitReply {
+        let me = self.config.me;
+        if let Err(reply) = self.authenticate(now, from, &call) {
+            return reply;
+        }
+        let pushed: BTreeSet<[u8; 32]> = call.push.iter().map(Standing::digest).collect();
+        if let Err(e) = self.merge_all(now, &call.lan, Some(from), call.push) {
+            tracing::debug!(peer = %from, lan = %call.lan, error = %e, "sync refused");
+            return refused(format!("a record that you sent is refused: {e}"));
+        }
+        self.renew(now, &call.lan, from);
+        self.learn_addrs(
+            &call.lan,
+            [PeerAddrs {
+                node: from,
+                addrs: call.addrs,
+            }],
+            from,
+        );
+        self.schedule(&call.lan).reached(from);
+        let Some(lan) = self.lans.get(&call.lan) else {
+            return refused("this node left the LAN");
+        };
+        if let Some(Standing::Out(e)) = lan.get(from).map(|h| h.standing.clone()) {
+            return AdmitReply::Evicted(e);
+        }
+        if lan.membership(now.wall, me).is_none() {
+            return refused("this node no longer belongs to the LAN");
+        }
+        let standings = lan.differing(&call.buckets, &pushed);
+        let addrs = self.addrs_for(lan, standings.keys());
+        let standings = standings.into_values().collect();
+        AdmitReply::State(Box::new(State {
+            lan: call.lan,
+            standings,
+            buckets: lan.buckets(),
+            addrs,
+        }))
+    }
+
+    /// The caller must be a member by its own record and by ours.
+    fn authenticate(&mut self, now: Now, from: NodeId, call: &Sync) -> Result<(), AdmitReply> {
+        let Some(lan) = self.lans.get(&call.lan) else {
+            return Err(refused(format!("this node does not belong to the LAN {}", call.lan)));
+        };
+        let own = Standing::In(call.membership.clone());
+        if !lan.holds(from, &own) {
+            let word = Word::open(&own, &call.lan).map_err(|e| refused(format!("your membership is refused: {e}")))?;
+            if word.member() != from {
+                return Err(refused("the membership that you sent is another node's"));
+            }
+            self.merge_all(now, &call.lan, Some(from), [own])
+                .map_err(|e| refused(e.to_string()))?;
+        }
+        let Some(lan) = self.lans.get(&call.lan) else {
+            return Err(refused("this node left the LAN"));
+        };
+        if lan.membership(now.wall, from).is_some() {
+            return Ok(());
+        }
+        Err(match lan.get(from).map(|h| h.standing.clone()) {
+            Some(Standing::Out(e)) => AdmitReply::Evicted(e),
+            _ => refused(format!(
+                "your membership of the LAN {} has ended; ask its owner for a new ticket",
+                call.lan
+            )),
+        })
+    }
+
+    /// Takes the answer to a call from [`LanState::poll_transmit`]. An answer that nobody waits for changes nothing.
+    pub fn handle_reply(&mut self, now: Now, from: NodeId, reply: AdmitReply) {
+        self.now = now;
+        let Some(call) = self.calls.remove(&from) else { return };
+        match reply {
+            AdmitReply::State(state) if state.lan == call.lan => {
+                self.schedule(&call.lan).reached(from);
+                self.handle_state(now, from, &call, *state);
+            }
+            AdmitReply::Evicted(e) => {
+                let merged = self.merge_all(now, &call.lan, Some(from), [Standing::Out(e)]);
+                tracing::debug!(peer = %from, lan = %call.lan, ?merged, "peer says that this node was put out");
+                self.schedule(&call.lan).failed(now.at, from);
+            }
+            AdmitReply::Refused(f) => {
+                tracing::debug!(peer = %from, lan = %call.lan, why = %f.what, "sync refused by peer");
+                self.schedule(&call.lan).failed(now.at, from);
+            }
+            AdmitReply::State(_) | AdmitReply::Admitted(_) => self.schedule(&call.lan).failed(now.at, from),
+        }
+    }
+
+    fn handle_state(&mut self, now: Now, from: NodeId, call: &Call, state: State) {
+        let full = state.standings.len() >= MAX_STANDINGS;
+        let theirs: BTreeSet<[u8; 32]> = state.standings.iter().map(Standing::digest).collect();
+        let merged = match self.merge_all(now, &call.lan, Some(from), state.standings) {
+            Ok(n) => n,
+            Err(e) => {
+                tracing::debug!(peer = %from, lan = %call.lan, error = %e, "record refused");
+                self.schedule(&call.lan).failed(now.at, from);
+                return;
+            }
+        };
+        self.learn_addrs(&call.lan, state.addrs, from);
+        let Some(lan) = self.lans.get(&call.lan) else { return };
+        // What still differs is what the peer lacks, if it could send all that it has.
+        let missing = lan.differing(&state.buckets, &theirs);
+        let pushing_helps = call.pushed == 0 || call.pushed >= MAX_STANDINGS;
+        if full && merged > 0 {
+            self.schedule(&call.lan).enqueue(from, []);
+        } else if !full && !missing.is_empty() && pushing_helps {
+            self.schedule(&call.lan).enqueue(from, missing.into_keys());
+        }
+    }
+
+    /// A call from [`LanState::poll_transmit`] failed: no route, no answer, or nonsense.
+    pub fn handle_unreachable(&mut self, now: Now, peer: NodeId) {
+        self.now = now;
+        if let Some(call) = self.calls.remove(&peer) {
+            self.schedule(&call.lan).failed(now.at, peer);
+        }
+    }
+
+    /// A member connected: it is asked at once, since it may have been away.
+    pub fn handle_connected(&mut self, now: Now, peer: NodeId) {
+        self.now = now;
+        let me = self.config.me;
+        let with_peer = |l: &&Lan| l.membership(now.wall, me).is_some() && l.membership(now.wall, peer).is_some();
+        let shared: Vec<LanId> = self.lans.values().filter(with_peer).map(|l| l.id.clone()).collect();
+        for id in shared {
+            self.schedule(&id).reached(peer);
+            self.schedule(&id).enqueue(peer, []);
+        }
+    }
+
+    // ---- time ----
+
+    /// When [`LanState::handle_timeout`] wants to be called next, and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, TimeoutReason)> {
+        let rounds = self.schedules.values().map(|s| (s.next_round, TimeoutReason::Round));
+        let calls = self
+            .calls
+            .values()
+            .map(|c| (c.since + CALL_DEADLINE, TimeoutReason::CallDeadline));
+        let expiries = self.lans.values().filter_map(|l| l.next_expiry(self.now));
+        let expiries = expiries.filter_map(|d| Some((self.now.at.checked_add(d)?, TimeoutReason::Expiry)));
+        rounds.chain(calls).chain(expiries).min()
+    }
+
+    /// Ends what is overdue, renews what this node owns, and begins rounds.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        let late = |c: &Call| now.at.saturating_duration_since(c.since) >= CALL_DEADLINE;
+        let overdue: Vec<NodeId> = self.calls.iter().filter(|(_, c)| late(c)).map(|(n, _)| *n).collect();
+        for peer in overdue {
+            self.handle_unreachable(now, peer);
+        }
+        let me = self.config.me;
+        for id in self.lans.keys().cloned().collect::<Vec<_>>() {
+            if self.schedule(&id).next_round > now.at {
+                continue;
+            }
+            self.renew(now, &id, me);
+            let Some(lan) = self.lans.get_mut(&id) else { continue };
+            let pruned = lan.prune(me, now.wall);
+            let (peers, owner) = (lan.peers(me, now.wall), lan.owner());
+            if pruned {
+                self.touch();
+            }
+            self.schedule(&id).start_round(now.at, &peers, owner);
+        }
+    }
+
+    /// The owner signs a member again when less than half of its time is left. One that ran out already is not: a
+    /// membership that nobody kept up is over. The owner's own is renewed whatever its clock did.
+    fn renew(&mut self, now: Now, id: &LanId, member: NodeId) {
+        let ttl = self.config.ttl;
+        let Some(lan) = self.lans.get_mut(id).filter(|l| l.key.is_some()) else {
+            return;
+        };
+        let Some(Word::In(m)) = lan.get(member).map(|h| h.word.clone()) else {
+            return;
+        };
+        let due = m.expires.since(now.wall) < ttl / 2;
+        let over = m.expires <= now.wall && member != self.config.me;
+        if !due || over {
+            return;
+        }
+        match lan.sign_in(now.wall, ttl, member, m.member_name, m.role) {
+            Ok(_) => {
+                tracing::debug!(lan = %id, %member, "membership renewed");
+                self.spread_own(id, member);
+            }
+            Err(e) => tracing::warn!(lan = %id, %member, error = %e, "membership cannot be renewed"),
+        }
+    }
+
+    // ---- events ----
+
+    /// What changed since the last call.
+    pub fn poll_event(&mut self) -> Option<LanEvent> {
+        let (me, now) = (self.config.me, self.now.wall);
+        for lan in self.lans.values_mut() {
+            let belongs = lan.membership(now, me).is_some();
+            if belongs && !lan.belonged {
+                lan.belonged = true;
+                return Some(LanEvent::Joined { lan: lan.id.clone() });
+            }
+            let peers = lan.peers(me, now);
+            if peers != lan.reported {
+                let added = peers.difference(&lan.reported).copied().collect();
+                let removed = lan.reported.difference(&peers).copied().collect();
+                lan.reported = peers;
+                return Some(LanEvent::MembersChanged {
+                    lan: lan.id.clone(),
+                    added,
+                    removed,
+                });
+            }
+            if !belongs && lan.belonged {
+                lan.belonged = false;
+                let why = if lan.eviction(me).is_some() {
+                    Lost::Evicted
+                } else {
+                    Lost::Expired
+                };
+                return Some(LanEvent::Lost {
+                    lan: lan.id.clone(),
+                    why,
+                });
+            }
+        }
+        let (node, addrs) = self.news_of_addrs.pop_first()?;
+        Some(LanEvent::Addresses { node, addrs })
+    }
+
+    // ---- addresses ----
+
+    /// Keeps what a member says of its own addresses; what others say of it counts only while it said nothing.
+    pub(crate) fn learn_addrs(&mut self, id: &LanId, told: impl IntoIterator<Item = PeerAddrs>, by: NodeId) {
+        let (me, now) = (self.config.me, self.now.wall);
+        let Some(lan) = self.lans.get_mut(id) else { return };
+        for PeerAddrs { node, addrs } in told {
+            let wanted = node != me && !addrs.is_empty() && lan.membership(now, node).is_some();
+            if !wanted || (node != by && lan.addrs.contains_key(&node)) || lan.addrs.get(&node) == Some(&addrs) {
+                continue;
+            }
+            lan.addrs.insert(node, addrs.clone());
+            self.news_of_addrs.insert(node, addrs);
+        }
+    }
+
+    /// This node's addresses, then those known of these nodes.
+    pub(crate) fn addrs_for<'a>(&self, lan: &Lan, nodes: impl Iterator<Item = &'a NodeId>) -> Vec<PeerAddrs> {
+        let own = PeerAddrs {
+            node: self.config.me,
+            addrs: self.my_addrs.clone(),
+        };
+        let others = nodes.filter_map(|n| {
+            Some(PeerAddrs {
+                node: *n,
+                addrs: lan.addrs.get(n)?.clone(),
+            })
+        });
+        std::iter::once(own).chain(others).take(MAX_STANDINGS).collect()
+    }
+}
+
+pub(crate) fn refused(what: impl Into<String>) -> AdmitReply {
+    AdmitReply::Refused(Fault::new(FaultKind::Refused, what))
+}
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Whom to call next, and how often: the timetable of one LAN's sync.
+
+use crate::defaults::{FOLLOW_UPS_MAX, SYNC_BACKOFF_MAX, SYNC_PARTNERS};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+use wire::NodeId;
+
+/// What is remembered of calls to one member.
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    failures: u32,
+    not_before: Option<Instant>,
+    calls: u8,
+}
+
+/// One LAN's timetable.
+///
+/// Invariant: only members are in it, so it is as small as the LAN.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    pub(crate) next_round: Instant,
+    every: Duration,
+    /// The member that was asked last; the next round goes on after it.
+    cursor: Option<NodeId>,
+    peers: BTreeMap<NodeId, Peer>,
+    /// Members to call, and the nodes whose records they should be told.
+    queue: BTreeMap<NodeId, BTreeSet<NodeId>>,
+}
+
+impl Schedule {
+    pub(crate) fn new(first: Instant, every: Duration) -> Self {
+        Self {
+            next_round: first,
+            every,
+            cursor: None,
+            peers: BTreeMap::new(),
+            queue: BTreeMap::new(),
+        }
+    }
+
+    /// Begins a round: the owner, if there is one to ask, then whose turn it is.
+    pub(crate) fn start_round(&mut self, now: Instant, members: &BTreeSet<NodeId>, owner: Option<NodeId>) {
+        self.next_round = now + self.every;
+        self.retain(members);
+        self.peers.values_mut().for_each(|p| p.calls = 0);
+        let owner = owner.filter(|o| members.contains(o) && self.may_call(now, *o));
+        let mut chosen: BTreeSet<NodeId> = owner.into_iter().collect();
+        chosen.extend(self.rotate(now, members, &chosen.clone(), SYNC_PARTNERS - chosen.len()));
+        for node in chosen {
+            self.queue.entry(node).or_default();
+        }
+    }
+
+    /// Tells up to `count` members at once about the records of `subjects`.
+    pub(crate) fn push(
+        &mut self,
+        now: Instant,
+        members: &BTreeSet<NodeId>,
+        subjects: &BTreeSet<NodeId>,
+        except: Option<NodeId>,
+        count: usize,
+    ) {
+        let except: BTreeSet<NodeId> = except.into_iter().collect();
+        for node in self.rotate(now, members, &except, count) {
+            self.enqueue(node, subjects.iter().copied());
+        }
+    }
+
+    /// Calls this member as soon as the rules allow.
+    pub(crate) fn enqueue(&mut self, node: NodeId, subjects: impl IntoIterator<Item = NodeId>) {
+        self.queue.entry(node).or_default().extend(subjects);
+    }
+
+    /// Takes the next call off the queue.
+    pub(crate) fn next(&mut self, busy: impl Fn(NodeId) -> bool) -> Option<(NodeId, BTreeSet<NodeId>)> {
+        let ready = |n: &NodeId| !busy(*n) && self.peers.get(n).is_none_or(|p| p.calls < FOLLOW_UPS_MAX);
+        let node = *self.queue.keys().find(|n| ready(n))?;
+        let subjects = self.queue.remove(&node)?;
+        let peer = self.peers.entry(node).or_default();
+        peer.calls = peer.calls.saturating_add(1);
+        Some((node, subjects))
+    }
+
+    /// The member answered, called, or connected.
+    pub(crate) fn reached(&mut self, node: NodeId) {
+        if let Some(p) = self.peers.get_mut(&node) {
+            p.failures = 0;
+            p.not_before = None;
+        }
+    }
+
+    /// A call failed: the next one waits, twice as long each time.
+    pub(crate) fn failed(&mut self, now: Instant, node: NodeId) {
+        self.queue.remove(&node);
+        let p = self.peers.entry(node).or_default();
+        p.failures = p.failures.saturating_add(1);
+        let pause = self.every.saturating_mul(1 << p.failures.min(8)).min(SYNC_BACKOFF_MAX);
+        p.not_before = Some(now + pause);
+    }
+
+    fn retain(&mut self, members: &BTreeSet<NodeId>) {
+        self.peers.retain(|n, _| members.contains(n));
+        self.queue.retain(|n, _| members.contains(n));
+    }
+
+    fn may_call(&self, now: Instant, node: NodeId) -> bool {
+        self.peers
+            .get(&node)
+            .and_then(|p| p.not_before)
+            .is_none_or(|t| t <= now)
+    }
+
+    /// The next `count` members after the cursor, around, that can be called and are not in `except`.
+    fn rotate(
+        &mut self,
+        now: Instant,
+        members: &BTreeSet<NodeId>,
+        except: &BTreeSet<NodeId>,
+        count: usize,
+    ) -> Vec<NodeId> {
+        let after = self.cursor;
+        let later = members.iter().filter(|n| after.is_none_or(|c| **n > c));
+        let sooner = members.iter().filter(|n| after.is_some_and(|c| **n <= c));
+        let fits = |n: &&NodeId| !except.contains(*n) && self.may_call(now, **n);
+        let chosen: Vec<NodeId> = later.chain(sooner).filter(fits).take(count).copied().collect();
+        self.cursor = chosen.last().copied().or(after);
+        chosen
+    }
+}
