@@ -42,3 +42,19 @@ pub const MAX_LOG_BYTES: u64 = 1 << 20;
 pub const CALL_DEADLINE: Duration = Duration::from_secs(120);
 /// How long `down` waits for the node to have ended: its own 5 s, and as much again for a busy machine.
 pub const DOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// Parts that a pull can be split into: more seeders than that are not prepared by hand.
+pub const MAX_PARTS: u32 = 64;
+/// Virtual processors of a guest when nothing is said: every host has one.
+pub const GUEST_CPUS: u32 = 1;
+/// Memory of a guest when nothing is said: a distribution's cloud image boots in it.
+pub const GUEST_MEMORY: wire::ByteSize = wire::ByteSize(512 << 20);
+/// How long `run` waits for an address when nothing is said: an emulated cloud image needs about two minutes to boot.
+pub const RUN_TIMEOUT_MS: u64 = 180_000;
+/// How long `console` goes on showing output after its input ended, counted from the last output.
+pub const CONSOLE_LINGER: Duration = Duration::from_secs(1);
+/// How often a progress line is redrawn at most: what an eye can follow.
+pub const REDRAW: Duration = Duration::from_millis(100);
+/// Longest ticket that is read from standard input, bytes.
+pub const MAX_TICKET_INPUT: u64 = 16 << 10;
+/// How often `down` looks whether the node has ended.
+pub const DOWN_POLL: Duration = Duration::from_millis(50);

@@ -13,6 +13,8 @@
 )]
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod defaults;
 pub mod io;
+pub mod render;

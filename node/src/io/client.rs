@@ -39,27 +39,46 @@ pub const EMPTY: Option<&()> = None;
 impl Client {
     /// The node of this state folder.
     pub fn new(state: &Path) -> Self {
-        Self { socket: state.join(CONTROL_SOCKET) }
+        Self {
+            socket: state.join(CONTROL_SOCKET),
+        }
     }
 
     /// A short operation: fills `args` into its path, sends `body`, reads the document.
     ///
     /// Errors: the node's own fault; `Unreachable` if no node answers; `TimedOut` after [`defaults::CALL_DEADLINE`].
-    pub async fn call<B: Serialize, T: DeserializeOwned>(&self, op: Op, args: &[&str], body: Option<&B>) -> Result<T, Fault> {
+    pub async fn call<B: Serialize, T: DeserializeOwned>(
+        &self,
+        op: Op,
+        args: &[&str],
+        body: Option<&B>,
+    ) -> Result<T, Fault> {
         let bytes = self.bytes(op, args, "", body).await?;
         serde_json::from_slice(&bytes).map_err(|e| self.odd(&e))
     }
 
     /// As [`Client::call`], with a query (`a=b`), to the bytes of the answer.
-    pub async fn bytes<B: Serialize>(&self, op: Op, args: &[&str], query: &str, body: Option<&B>) -> Result<Bytes, Fault> {
+    pub async fn bytes<B: Serialize>(
+        &self,
+        op: Op,
+        args: &[&str],
+        query: &str,
+        body: Option<&B>,
+    ) -> Result<Bytes, Fault> {
         let work = async {
             let answer = self.send(op, args, query, body).await?;
             self.read(answer).await
         };
-        tokio::time::timeout(defaults::CALL_DEADLINE, work).await.unwrap_or_else(|_| {
-            let what = format!("the node at {} did not answer in {} s", self.socket.display(), defaults::CALL_DEADLINE.as_secs());
-            Err(Fault::new(FaultKind::TimedOut, what).next("look at its log; end it with: lanline down"))
-        })
+        tokio::time::timeout(defaults::CALL_DEADLINE, work)
+            .await
+            .unwrap_or_else(|_| {
+                let what = format!(
+                    "the node at {} did not answer in {} s",
+                    self.socket.display(),
+                    defaults::CALL_DEADLINE.as_secs()
+                );
+                Err(Fault::new(FaultKind::TimedOut, what).next("look at its log; end it with: lanline down"))
+            })
     }
 
     /// A long operation: hands each line but the last to `on`, and returns the result.
@@ -100,7 +119,10 @@ impl Client {
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.refusal(answer).await);
         }
-        hyper::upgrade::on(answer).await.map(TokioIo::new).map_err(|e| self.cut(&e))
+        hyper::upgrade::on(answer)
+            .await
+            .map(TokioIo::new)
+            .map_err(|e| self.cut(&e))
     }
 
     async fn send<B: Serialize>(
@@ -112,9 +134,12 @@ impl Client {
     ) -> Result<Response<Incoming>, Fault> {
         let route = routes::route(op).ok_or_else(|| self.odd(&"this operation has no route"))?;
         let request = self.request(route, args, query, body)?;
-        let stream = tokio::net::UnixStream::connect(&self.socket).await.map_err(|e| self.closed(&e))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.cut(&e))?;
+        let stream = tokio::net::UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| self.closed(&e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.cut(&e))?;
         tokio::spawn(async move {
             if let Err(e) = connection.with_upgrades().await {
                 tracing::debug!(error = %e, "the connection to the node ended");
@@ -138,12 +163,17 @@ impl Client {
         if !query.is_empty() {
             uri = format!("{uri}?{query}");
         }
-        let mut request = Request::builder().method(route.method.as_str()).uri(uri).header(header::HOST, "localhost");
+        let mut request = Request::builder()
+            .method(route.method.as_str())
+            .uri(uri)
+            .header(header::HOST, "localhost");
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         if route.op == Op::Console {
-            request = request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, CONSOLE_UPGRADE);
+            request = request
+                .header(header::CONNECTION, "upgrade")
+                .header(header::UPGRADE, CONSOLE_UPGRADE);
         }
         request.body(Full::new(bytes.into())).map_err(|e| self.odd(&e))
     }
@@ -158,7 +188,10 @@ impl Client {
 
     async fn refusal(&self, answer: Response<Incoming>) -> Fault {
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), defaults::MAX_BODY).collect().await.map(http_body_util::Collected::to_bytes);
+        let body = Limited::new(answer.into_body(), defaults::MAX_BODY)
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes);
         match body.ok().and_then(|b| serde_json::from_slice::<FaultAnswer>(&b).ok()) {
             Some(a) => a.fault,
             None => self.odd(&format!("HTTP status {status}")),
@@ -191,7 +224,10 @@ impl Client {
     }
 
     fn odd(&self, e: &dyn std::fmt::Display) -> Fault {
-        let what = format!("the node at {} answers in a way that this lanline does not understand: {e}", self.socket.display());
+        let what = format!(
+            "the node at {} answers in a way that this lanline does not understand: {e}",
+            self.socket.display()
+        );
         Fault::new(FaultKind::Failed, what).next("use the same version of lanline for both: lanline --version")
     }
 }

@@ -8,3 +8,5 @@ pub mod client;
 pub mod logging;
 pub mod server;
 pub mod settings;
+pub mod terminal;
+pub mod verbs;

@@ -36,7 +36,12 @@ impl Input {
             .0;
         let body = axum::body::to_bytes(req.into_body(), defaults::MAX_BODY)
             .await
-            .map_err(|e| usage(format!("the body of this request (at most {} bytes): {e}", defaults::MAX_BODY)))?;
+            .map_err(|e| {
+                usage(format!(
+                    "the body of this request (at most {} bytes): {e}",
+                    defaults::MAX_BODY
+                ))
+            })?;
         Ok(Self { subject, query, body })
     }
 
@@ -52,7 +57,10 @@ impl Input {
     /// Refuses query parameters other than `known`.
     pub fn only(&self, known: &[&str]) -> Result<(), Fault> {
         match self.query.keys().find(|k| !known.contains(&k.as_str())) {
-            Some(k) => Err(Fault::new(FaultKind::Usage, format!("no query parameter '{k}' is known here"))),
+            Some(k) => Err(Fault::new(
+                FaultKind::Usage,
+                format!("no query parameter '{k}' is known here"),
+            )),
             None => Ok(()),
         }
     }
@@ -75,9 +83,10 @@ impl Input {
         match self.query.get(ON_DISCONNECT).map(String::as_str) {
             None | Some("continue") => Ok(false),
             Some("cancel") => Ok(true),
-            Some(v) => {
-                Err(Fault::new(FaultKind::Usage, format!("{ON_DISCONNECT} is 'continue' or 'cancel', not '{v}'")))
-            }
+            Some(v) => Err(Fault::new(
+                FaultKind::Usage,
+                format!("{ON_DISCONNECT} is 'continue' or 'cancel', not '{v}'"),
+            )),
         }
     }
 }
@@ -85,7 +94,8 @@ impl Input {
 fn respond(status: StatusCode, kind: &'static str, body: Body) -> Response {
     let mut r = Response::new(body);
     *r.status_mut() = status;
-    r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    r.headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     r
 }
 
@@ -98,7 +108,11 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<Response, Fault> {
 
 /// OpenMetrics text. <https://prometheus.io/docs/specs/om/open_metrics_spec/>
 pub(super) fn metrics(text: String) -> Response {
-    respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text.into())
+    respond(
+        StatusCode::OK,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        text.into(),
+    )
 }
 
 /// A failure, with the HTTP status of its kind or a nearer one.
@@ -117,8 +131,11 @@ pub(super) fn fault_answer(fault: &Fault, status: Option<StatusCode>) -> Respons
 }
 
 fn busy(what: &str, most: usize) -> Fault {
-    Fault::new(FaultKind::Refused, format!("{most} {what} are under way on this node, no more are begun"))
-        .next("wait for one to end")
+    Fault::new(
+        FaultKind::Refused,
+        format!("{most} {what} are under way on this node, no more are begun"),
+    )
+    .next("wait for one to end")
 }
 
 fn turn(of: &Arc<Semaphore>, what: &str, most: usize) -> Result<tokio::sync::OwnedSemaphorePermit, Fault> {
@@ -147,11 +164,17 @@ where
         drop(turn);
         let last = end.and_then(|v| {
             let what = |e| Fault::new(FaultKind::Failed, format!("the result cannot be written as JSON: {e}"));
-            serde_json::to_value(&v).map(|result| Line::Done { result }).map_err(what)
+            serde_json::to_value(&v)
+                .map(|result| Line::Done { result })
+                .map_err(what)
         });
         progress.end(last.unwrap_or_else(|fault| Line::Fault { fault })).await;
     });
-    Ok(respond(StatusCode::OK, "application/x-ndjson", Body::from_stream(ndjson(lines))))
+    Ok(respond(
+        StatusCode::OK,
+        "application/x-ndjson",
+        Body::from_stream(ndjson(lines)),
+    ))
 }
 
 fn ending() -> Fault {
@@ -174,10 +197,16 @@ fn ndjson(lines: mpsc::Receiver<Line>) -> impl futures::Stream<Item = Result<Byt
 
 /// A console: raw bytes both ways until either side ends or the node does.
 pub(super) async fn console(app: &Arc<App>, guest: String, mut req: Request) -> Result<Response, Fault> {
-    let asked = req.headers().get(header::UPGRADE).is_some_and(|v| v.as_bytes() == CONSOLE_UPGRADE.as_bytes());
+    let asked = req
+        .headers()
+        .get(header::UPGRADE)
+        .is_some_and(|v| v.as_bytes() == CONSOLE_UPGRADE.as_bytes());
     if !asked {
         let what = format!("a console is raw bytes: send 'Connection: upgrade' and 'Upgrade: {CONSOLE_UPGRADE}'");
-        return Ok(fault_answer(&Fault::new(FaultKind::Usage, what), Some(StatusCode::UPGRADE_REQUIRED)));
+        return Ok(fault_answer(
+            &Fault::new(FaultKind::Usage, what),
+            Some(StatusCode::UPGRADE_REQUIRED),
+        ));
     }
     let turn = turn(&app.consoles, "consoles", defaults::MAX_CONSOLES)?;
     let guest = app.service.console(guest).await?;
@@ -206,8 +235,10 @@ pub(super) async fn console(app: &Arc<App>, guest: String, mut req: Request) -> 
     });
     let mut r = Response::new(Body::empty());
     *r.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    r.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    r.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(CONSOLE_UPGRADE));
+    r.headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    r.headers_mut()
+        .insert(header::UPGRADE, HeaderValue::from_static(CONSOLE_UPGRADE));
     Ok(r)
 }
 

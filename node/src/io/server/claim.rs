@@ -51,16 +51,26 @@ pub fn claim(state: &Path) -> Result<Claim, Fault> {
         writeln!(f, "{}", std::process::id())
     };
     note().map_err(|e| folder_fault(state, &e))?;
-    Ok(Claim { state: state.to_path_buf(), _lock: lock })
+    Ok(Claim {
+        state: state.to_path_buf(),
+        _lock: lock,
+    })
 }
 
 fn already(state: &Path, lock: &mut File) -> Fault {
     let mut pid = String::new();
     let read = lock.take(32).read_to_string(&mut pid);
     let pid = pid.trim();
-    let who = if read.is_ok() && !pid.is_empty() { format!(" (pid {pid})") } else { String::new() };
-    Fault::new(FaultKind::Refused, format!("a node already runs on this state folder{who}: {}", state.display()))
-        .next("end it with: lanline down, or give another folder: lanline up --state DIR")
+    let who = if read.is_ok() && !pid.is_empty() {
+        format!(" (pid {pid})")
+    } else {
+        String::new()
+    };
+    Fault::new(
+        FaultKind::Refused,
+        format!("a node already runs on this state folder{who}: {}", state.display()),
+    )
+    .next("end it with: lanline down, or give another folder: lanline up --state DIR")
 }
 
 fn folder_fault(state: &Path, e: &std::io::Error) -> Fault {
@@ -68,15 +78,20 @@ fn folder_fault(state: &Path, e: &std::io::Error) -> Fault {
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => FaultKind::Missing,
         _ => FaultKind::Failed,
     };
-    Fault::new(kind, format!("the state folder {} cannot be used: {e}", state.display()))
-        .next("give one that you may write: lanline up --state DIR")
+    Fault::new(
+        kind,
+        format!("the state folder {} cannot be used: {e}", state.display()),
+    )
+    .next("give one that you may write: lanline up --state DIR")
 }
 
 /// Does no node hold the lock of this state folder? True also where there is no lock file.
 ///
 /// Takes the lock for a moment, shared, so that two who ask do not see each other.
 pub fn is_free(state: &Path) -> bool {
-    let Ok(lock) = File::open(state.join(LOCK_FILE)) else { return true };
+    let Ok(lock) = File::open(state.join(LOCK_FILE)) else {
+        return true;
+    };
     flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
 }
 
@@ -111,14 +126,22 @@ impl Claim {
             return Err(Fault::new(FaultKind::Refused, what).next("end it, then start the node again"));
         }
         let fresh = self.state.join(format!("{CONTROL_SOCKET}.new"));
-        let listener = listen(&fresh).and_then(|l| rustix::fs::rename(&fresh, &path).map(|()| l)).map_err(|e| match e {
-            Errno::NAMETOOLONG => {
-                let what = format!("{} is too long for a socket: at most 107 bytes are possible", fresh.display());
-                Fault::new(FaultKind::Usage, what).next("give a shorter folder: lanline up --state DIR")
-            }
-            e => Fault::new(FaultKind::Failed, format!("{} cannot be made: {e}", path.display())),
-        })?;
-        Ok(ControlSocket { listener, file: SocketFile(path) })
+        let listener = listen(&fresh)
+            .and_then(|l| rustix::fs::rename(&fresh, &path).map(|()| l))
+            .map_err(|e| match e {
+                Errno::NAMETOOLONG => {
+                    let what = format!(
+                        "{} is too long for a socket: at most 107 bytes are possible",
+                        fresh.display()
+                    );
+                    Fault::new(FaultKind::Usage, what).next("give a shorter folder: lanline up --state DIR")
+                }
+                e => Fault::new(FaultKind::Failed, format!("{} cannot be made: {e}", path.display())),
+            })?;
+        Ok(ControlSocket {
+            listener,
+            file: SocketFile(path),
+        })
     }
 }
 

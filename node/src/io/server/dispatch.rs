@@ -29,7 +29,10 @@ pub(super) async fn dispatch(app: Arc<App>, op: Op, input: Input) -> Result<Resp
 }
 
 fn misrouted(op: Op) -> Fault {
-    Fault::new(FaultKind::Failed, format!("{op:?} has no handler of its shape; this is a defect of lanline"))
+    Fault::new(
+        FaultKind::Failed,
+        format!("{op:?} has no handler of its shape; this is a defect of lanline"),
+    )
 }
 
 fn long(app: &Arc<App>, op: Op, input: &Input) -> Result<Response, Fault> {

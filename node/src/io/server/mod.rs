@@ -86,7 +86,10 @@ fn router(app: Arc<App>) -> Router {
     router
         .fallback(move || unknown("no operation has this path", StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(move || {
-            unknown("no operation has this path with this method", StatusCode::METHOD_NOT_ALLOWED)
+            unknown(
+                "no operation has this path with this method",
+                StatusCode::METHOD_NOT_ALLOWED,
+            )
         })
         .with_state(app)
 }

@@ -1,0 +1,81 @@
+//! Aligned columns.
+
+use super::{Tone, View};
+use wire::fault::plain;
+
+/// A table: columns are as wide as their widest cell, two spaces apart.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    head: Vec<(&'static str, bool)>,
+    rows: Vec<Vec<(String, Option<Tone>)>>,
+}
+
+impl Table {
+    /// A table with these headings; one that begins with `>` aligns its column to the right.
+    pub fn new(head: &[&'static str]) -> Self {
+        let head = head
+            .iter()
+            .map(|h| h.strip_prefix('>').map_or((*h, false), |h| (h, true)))
+            .collect();
+        Self { head, rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) -> &mut Self {
+        self.rows.push(cells.into_iter().map(|c| (plain(&c), None)).collect());
+        self
+    }
+
+    /// Gives a cell of the last row a tone.
+    pub fn tone(&mut self, column: usize, tone: Tone) -> &mut Self {
+        if let Some(cell) = self.rows.last_mut().and_then(|r| r.get_mut(column)) {
+            cell.1 = Some(tone);
+        }
+        self
+    }
+
+    /// The text.
+    pub fn text(&self, view: &View) -> String {
+        let wide = |i: usize| {
+            self.rows
+                .iter()
+                .filter_map(|r| r.get(i))
+                .map(|c| c.0.chars().count())
+                .max()
+                .unwrap_or_default()
+        };
+        let widths: Vec<usize> = self
+            .head
+            .iter()
+            .enumerate()
+            .map(|(i, h)| h.0.len().max(wide(i)))
+            .collect();
+        let head: Vec<(String, Option<Tone>)> = self.head.iter().map(|h| (h.0.to_owned(), Some(Tone::Dim))).collect();
+        std::iter::once(&head)
+            .chain(&self.rows)
+            .map(|r| self.line(r, &widths, view))
+            .collect()
+    }
+
+    fn line(&self, cells: &[(String, Option<Tone>)], widths: &[usize], view: &View) -> String {
+        let mut out = String::new();
+        for (i, (text, tone)) in cells.iter().enumerate() {
+            let pad = " ".repeat(
+                widths
+                    .get(i)
+                    .copied()
+                    .unwrap_or_default()
+                    .saturating_sub(text.chars().count()),
+            );
+            let shown = tone.map_or_else(|| text.clone(), |t| view.paint(t, text));
+            let gap = if i == 0 { "" } else { "  " };
+            match self.head.get(i).is_some_and(|h| h.1) {
+                true => out.push_str(&format!("{gap}{pad}{shown}")),
+                false => out.push_str(&format!("{gap}{shown}{pad}")),
+            }
+        }
+        out.truncate(out.trim_end_matches(' ').len());
+        out.push('\n');
+        out
+    }
+}
