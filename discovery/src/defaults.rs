@@ -38,6 +38,10 @@ pub const GUEST_REFRESH: Duration = Duration::from_secs(40);
 pub const REFRESH_SPREAD: f64 = 0.2;
 /// Changes of one slot that follow each other within this time become one advert.
 pub const PUBLISH_DEBOUNCE: Duration = Duration::from_millis(200);
+/// Changes of figures that move all the time (load, pieces of an image on its way) are this far apart.
+pub const PUBLISH_MINOR: Duration = Duration::from_secs(5);
+/// A load that moved by less, in hundredths of a runnable task, waits for the renewal.
+pub const LOAD_STEP_X100: u32 = 50;
 /// Subjects that this node speaks of, tombstones included; more would be refused by every holder.
 pub const OWN_SLOTS: usize = STORE_PER_NODE;
 /// An advert of ours that we did not publish since the start is withdrawn after this: time to publish it again first.

@@ -5,8 +5,9 @@
 
 use crate::{
     defaults::{
-        CLOCK_SKEW, GUEST_REFRESH, GUEST_TTL, HOLDERS, HOST_REFRESH, HOST_TTL, IMAGE_REFRESH, IMAGE_TTL, OWN_SLOTS,
-        PUBLISH_DEBOUNCE, REFRESH_SPREAD, RESOLVE_EVERY, RESOLVE_SOON, RESOLVES, SEQ_RETRY, START_GRACE,
+        CLOCK_SKEW, GUEST_REFRESH, GUEST_TTL, HOLDERS, HOST_REFRESH, HOST_TTL, IMAGE_REFRESH, IMAGE_TTL,
+        LOAD_STEP_X100, OWN_SLOTS, PUBLISH_DEBOUNCE, PUBLISH_MINOR, REFRESH_SPREAD, RESOLVE_EVERY, RESOLVE_SOON,
+        RESOLVES, SEQ_RETRY, START_GRACE,
     },
     rng::Rng,
     router::{Contacts, Router},
@@ -18,7 +19,7 @@ use std::{
 };
 use wire::{
     Name, NodeId, NodeKey, Record, Signed, UnixMillis,
-    advert::{Advert, AdvertError, Body, Carried, IndexKey, MAX_ADDRS, Slot},
+    advert::{Advert, AdvertError, Body, Carried, HostOffer, IndexKey, MAX_ADDRS, Slot},
     codec,
 };
 
@@ -105,6 +106,28 @@ fn times(slot: Slot) -> (Duration, Duration) {
     }
 }
 
+/// How far apart two adverts must be to tell this change, or `None` if it can wait for the renewal. Figures that move
+/// all the time (load, pieces that come in) must not keep the whole mesh busy.
+fn urgency(old: &Body, new: &Body) -> Option<Duration> {
+    match (old, new) {
+        _ if old == new => None,
+        (Body::Host(a), Body::Host(b))
+            if {
+                HostOffer {
+                    load1_x100: b.load1_x100,
+                    ..a.clone()
+                }
+            } == *b =>
+        {
+            (a.load1_x100.abs_diff(b.load1_x100) >= LOAD_STEP_X100).then_some(PUBLISH_MINOR)
+        }
+        (Body::Image(a), Body::Image(b)) if !b.complete() && b.pieces_have > a.pieces_have && a.pieces_have > 0 => {
+            Some(PUBLISH_MINOR)
+        }
+        _ => Some(PUBLISH_DEBOUNCE),
+    }
+}
+
 impl Publisher {
     /// A publisher that has published nothing; `floor` is what the sequence file says.
     pub fn new(now: Instant, key: NodeKey, floor: u64, rng: Rng) -> Self {
@@ -137,7 +160,7 @@ impl Publisher {
         (self.name, self.addrs) = (name, addrs);
         for (slot, own) in &mut self.own {
             if !own.body.is_gone() && (new_name || new_addrs && *slot == Slot::Host) {
-                own.touch(now);
+                own.touch(now, PUBLISH_DEBOUNCE);
             }
         }
     }
@@ -155,9 +178,10 @@ impl Publisher {
         }
         self.advert(0, UnixMillis(0), slot, body.clone())?;
         if let Some(own) = self.own.get_mut(&slot) {
-            if own.body != body {
-                own.body = body;
-                own.touch(now);
+            let wait = urgency(&own.body, &body);
+            own.body = body;
+            if let Some(wait) = wait {
+                own.touch(now, wait);
             }
             return Ok(());
         }
@@ -175,7 +199,7 @@ impl Publisher {
             && !own.body.is_gone()
         {
             own.body = Body::Gone(slot);
-            own.touch(now);
+            own.touch(now, PUBLISH_DEBOUNCE);
         }
     }
 
@@ -453,9 +477,9 @@ impl Own {
         }
     }
 
-    /// It changed: sign at once, or as soon as the last signing is far enough back.
-    fn touch(&mut self, now: Instant) {
-        let at = self.signed.map_or(now, |(t, _)| now.max(t + PUBLISH_DEBOUNCE));
+    /// It changed: sign at once, or as soon as the last signing is so far back.
+    fn touch(&mut self, now: Instant, apart: Duration) {
+        let at = self.signed.map_or(now, |(t, _)| now.max(t + apart));
         self.sign_at = Some(self.sign_at.map_or(at, |t| t.min(at)));
     }
 

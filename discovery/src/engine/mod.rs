@@ -4,6 +4,7 @@
 //! [`Engine::poll_timeout`]. `now` never goes back; `wall` may jump.
 
 mod replies;
+mod types;
 
 use crate::{
     defaults::{
@@ -13,7 +14,7 @@ use crate::{
     index::{self, Mode, View},
     outbox::Outbox,
     publisher::{PublishError, Publisher, Want},
-    query::{self, Answer, Find, Query, Row, Rtts, Source},
+    query::{self, Find, Query, Row, Rtts, Source},
     replica::Replica,
     rng::Rng,
     router::{Contacts, Router},
@@ -23,123 +24,12 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
+pub use types::{Busy, Ended, Event, FindId, Reason, Stats, Token, Transmit};
 use wire::{
     Name, NodeId, NodeKey, UnixMillis,
     advert::{Body, IndexCall, IndexKey, IndexReply, MAX_CALL_BYTES, MAX_GET, Slot},
     codec,
 };
-
-/// Names one call or look-up of this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Token(u64);
-
-/// Names one find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FindId(u64);
-
-/// What the engine wants done outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transmit {
-    /// Call a node on `/lanline/index/1`; then [`Engine::handle_reply`].
-    Call {
-        /// For the reply.
-        token: Token,
-        /// Whom.
-        to: NodeId,
-        /// Encoded [`IndexCall`].
-        bytes: Vec<u8>,
-        /// Give up after this.
-        within: Duration,
-    },
-    /// Look up the nodes nearest to a key; then [`Engine::handle_resolved`].
-    Resolve {
-        /// For the result.
-        token: Token,
-        /// The key.
-        key: IndexKey,
-        /// How many.
-        n: usize,
-        /// Give up after this.
-        within: Duration,
-    },
-    /// Make the sequence floor durable; then [`Engine::handle_persisted`].
-    Persist {
-        /// The floor.
-        floor: u64,
-    },
-}
-
-/// Why an advert is no longer there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// Its node withdrew it.
-    Withdrawn,
-    /// It was not renewed in time.
-    Lapsed,
-}
-
-/// What the engine tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// An advert is new, or says something new.
-    Changed(Box<Row>),
-    /// A node no longer says anything about a subject.
-    Gone {
-        /// The node.
-        node: NodeId,
-        /// The subject.
-        slot: Slot,
-        /// Why.
-        why: Ended,
-    },
-    /// A find is over.
-    Answer(FindId, Answer),
-}
-
-/// What a timer is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// A find's fetching ends.
-    Find,
-    /// A call was not answered.
-    Call,
-    /// An advert of ours is to be signed, renewed or placed.
-    Publish,
-    /// Adverts wait for a peer.
-    Push,
-    /// A neighbour is to be compared with.
-    Sync,
-    /// An advert lapses.
-    Lapse,
-}
-
-/// Too many finds at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{FINDS} finds are under way on this node, the most at once; ask again in a moment")]
-pub struct Busy;
-
-/// Figures for `status` and metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stats {
-    /// Adverts held, tombstones included.
-    pub adverts: usize,
-    /// Nodes that they are about.
-    pub nodes: usize,
-    /// Full replica, or only what is near.
-    pub mode: Mode,
-    /// Connected peers that discovery sees.
-    pub neighbours: usize,
-    /// Refused adverts by reason word.
-    pub refused: Vec<(&'static str, u64)>,
-    /// Calls of others that broke a bound.
-    pub bad_calls: u64,
-    /// Pushes not sent because a bound was reached.
-    pub pushes_dropped: u64,
-    /// Comparisons with neighbours completed.
-    pub syncs: u64,
-    /// Events dropped because nobody took them.
-    pub events_dropped: u64,
-}
 
 #[derive(Debug)]
 enum Purpose {

@@ -78,6 +78,7 @@ pub(crate) struct Shared {
     engine: Mutex<Inner>,
     wake: Notify,
     look: Notify,
+    settled: Notify,
 }
 
 pub(crate) struct Inner {
@@ -125,6 +126,7 @@ impl Discovery {
             engine: Mutex::new(inner),
             wake: Notify::new(),
             look: Notify::new(),
+            settled: Notify::new(),
         });
         let (events, receiver) = mpsc::channel(EVENTS);
         rt.spawn(task::run(shared.clone(), network, seq_floor_file, events));
@@ -214,7 +216,7 @@ impl Discovery {
         self.shared.wake.notify_one();
         let settled = tokio::time::timeout(deadline, async {
             while !self.shared.lock().engine.is_settled() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                self.shared.settled.notified().await;
             }
         });
         let told = settled.await.is_ok();

@@ -3,7 +3,7 @@
 use super::{DiscoveryEvent, Network, Shared, floor, wall};
 use crate::engine::{Event, Token, Transmit};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -99,6 +99,9 @@ fn step(shared: &Shared) -> Option<Step> {
             event => news.push(event),
         }
     }
+    if inner.engine.is_settled() {
+        shared.settled.notify_one();
+    }
     let next = inner.engine.poll_timeout();
     if let Some((_, reason)) = next {
         trace!(?reason, "next timer");
@@ -117,7 +120,7 @@ fn tell(events: &mpsc::Sender<DiscoveryEvent>, event: Event) {
     }
 }
 
-fn spawn(jobs: &mut JoinSet<Done>, network: &Arc<dyn Network>, floor_file: &PathBuf, transmit: Transmit) {
+fn spawn(jobs: &mut JoinSet<Done>, network: &Arc<dyn Network>, floor_file: &Path, transmit: Transmit) {
     let network = network.clone();
     match transmit {
         Transmit::Call {
@@ -140,7 +143,7 @@ fn spawn(jobs: &mut JoinSet<Done>, network: &Arc<dyn Network>, floor_file: &Path
             });
         }
         Transmit::Persist { floor } => {
-            let path = floor_file.clone();
+            let path = floor_file.to_path_buf();
             jobs.spawn(async move {
                 let written = tokio::task::spawn_blocking(move || floor::write(&path, floor)).await;
                 let written = match written {
