@@ -41,7 +41,7 @@ fn a_ticket_is_refused_when_it_is_garbled_expired_or_used_up() -> Result<()> {
 
         guest.ok(&["join", &once])?;
         let late = started(lab, "late", NodeSpec::default())?;
-        refused(&late.cli(&["join", &once])?, 3, &["used", "invite"])?;
+        refused(&late.cli(&["join", &once])?, 3, &["used up"])?;
         in_no_lan(&late)
     })
 }
