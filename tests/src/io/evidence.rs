@@ -6,10 +6,14 @@ use std::{
     fs,
     os::unix::fs::lchown,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Largest file that is kept; a node's store is not evidence.
 const FILE_MAX: u64 = 32 << 20;
+
+/// A node that does not answer in this time is evidence enough.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Verbs whose answers tell most about a node: its state, its peers, its FDB, its guests.
 const QUESTIONS: [&[&str]; 6] = [
@@ -25,7 +29,7 @@ const QUESTIONS: [&[&str]; 6] = [
 pub fn ask_nodes(lab: &Lab) {
     for node in lab.nodes().iter().filter(|n| n.is_running()) {
         for q in QUESTIONS {
-            let said = match node.cli(&[q, &["--json"]].concat()) {
+            let said = match node.cli_within(&[q, &["--json"]].concat(), ANSWER_LIMIT) {
                 Ok(out) if out.code == 0 => out.stdout,
                 Ok(out) => out.to_string(),
                 Err(e) => format!("{e:#}"),

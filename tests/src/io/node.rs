@@ -178,9 +178,14 @@ impl Node {
 
     /// Runs `lanline args` against this node, whatever the exit code.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        self.cli_within(args, defaults::CLI_LIMIT)
+    }
+
+    /// As [`Node::cli`], with a limit of its own.
+    pub fn cli_within(&self, args: &[&str], limit: Duration) -> Result<Output> {
         let mut c = self.command()?;
         c.args(args);
-        sh::run_within(c, defaults::CLI_LIMIT)
+        sh::run_within(c, limit)
     }
 
     /// Runs `lanline args`; an exit code but 0 is an error. Gives standard output without its last line end.

@@ -187,3 +187,47 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     let dirs = path.split(':').chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"]);
     dirs.map(|d| PathBuf::from(d).join(name)).find(|p| p.is_file())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut c = Command::new("sh");
+        c.args(["-c", script]);
+        c
+    }
+
+    #[test]
+    fn an_exit_status_is_never_lost() {
+        let out = run_within(shell("echo out; echo err >&2; exit 3"), Duration::from_secs(10)).unwrap();
+        assert_eq!(
+            (out.code, out.stdout.as_str(), out.stderr.as_str()),
+            (3, "out\n", "err\n")
+        );
+        let said = format!("{:#}", out.ok().unwrap_err());
+        assert!(said.contains("ended with 3") && said.contains("stderr: err"), "{said}");
+        assert!(run("false", &[]).is_err());
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_killed_and_what_it_said_is_shown() {
+        let e = run_within(shell("echo before; exec sleep 600"), Duration::from_millis(200)).unwrap_err();
+        assert!(format!("{e:#}").contains("before"), "{e:#}");
+    }
+
+    #[test]
+    fn waiting_gives_the_last_reason() {
+        let mut n = 0;
+        let got = eventually(Duration::from_secs(10), "three", || {
+            n += 1;
+            Ok((n == 3).then_some(n))
+        });
+        assert_eq!(got.unwrap(), 3);
+        let e = eventually(Duration::from_millis(1), "the moon", || -> Result<Option<()>> {
+            bail!("cloudy")
+        });
+        let said = format!("{:#}", e.unwrap_err());
+        assert!(said.contains("the moon") && said.contains("cloudy"), "{said}");
+    }
+}
