@@ -1,0 +1,226 @@
+//! From a spec to QEMU's arguments; runs unchanged on QEMU 7.2 to 10.
+//!
+//! QEMU is started with the guest's machine folder as its current directory, so every file and socket is a fixed
+//! relative name and no path of this machine, or of a peer, is on the command line. The single text of a stranger is
+//! the kernel's command line: one argument of its own, length and characters checked ([`crate::spec::Boot::check`]).
+
+use crate::{
+    defaults::{NBD_OPEN_S, NBD_RECONNECT_S, ROOT_PORTS},
+    spec::GuestSpec,
+};
+use wire::guest::Accel;
+
+/// Names in the machine folder, which QEMU owns.
+pub mod files {
+    /// The writable disk.
+    pub const OVERLAY: &str = "overlay.qcow2";
+    /// The node's monitor.
+    pub const QMP: &str = "qmp.sock";
+    /// A second monitor: a QMP socket serves one client, and the first may be held by a node that hangs.
+    pub const RESCUE: &str = "rescue.sock";
+    /// The serial console.
+    pub const CONSOLE: &str = "console.sock";
+    /// The NIC; QEMU listens, the tunnel connects.
+    pub const NIC: &str = "nic.sock";
+    /// The image under the overlay; the node listens, QEMU connects.
+    pub const DISK: &str = "disk.sock";
+    /// The kernel of a direct boot, in the folder above, which QEMU can read and not write.
+    pub const KERNEL: &str = "../kernel";
+    /// Its initrd.
+    pub const INITRD: &str = "../initrd";
+}
+
+/// Which CPU the guest sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cpu {
+    /// A model that each host of the same accelerator can give, so the guest can move.
+    Model(&'static str),
+    /// Whatever this host has; only under KVM, and such a guest stays here.
+    Host,
+}
+
+/// Where the guest's RAM lives. A warm start adds a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ram {
+    /// Anonymous memory.
+    Anonymous,
+}
+
+/// What a start adds to the spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch<'a> {
+    /// Versioned machine type, kept for the guest's whole life.
+    pub machine: &'a str,
+    /// What executes it.
+    pub accel: Accel,
+    /// Its CPU.
+    pub cpu: Cpu,
+    /// Its RAM.
+    pub ram: Ram,
+    /// There is an overlay, and [`files::DISK`] is served.
+    pub disk: bool,
+    /// [`files::KERNEL`] is there.
+    pub kernel: bool,
+    /// [`files::INITRD`] is there.
+    pub initrd: bool,
+    /// The kernel's command line, checked.
+    pub cmdline: Option<&'a str>,
+}
+
+/// The newest versioned q35 machine type in QEMU's answer to `-machine help`, or the pinned one if it is listed.
+pub fn choose_machine(help: &str) -> Option<String> {
+    let listed = || help.lines().filter_map(|l| l.split_whitespace().next());
+    if listed().any(|m| m == crate::defaults::MACHINE) {
+        return Some(crate::defaults::MACHINE.into());
+    }
+    listed()
+        .filter_map(|m| {
+            let version: Vec<u32> = m
+                .strip_prefix("pc-q35-")?
+                .split('.')
+                .map(|p| p.parse().ok())
+                .collect::<Option<_>>()?;
+            Some((version, m))
+        })
+        .max()
+        .map(|(_, m)| m.to_owned())
+}
+
+/// The arguments after the program's name.
+pub fn argv(spec: &GuestSpec, launch: &Launch<'_>) -> Vec<String> {
+    let mut a = Vec::with_capacity(96);
+    machine(&mut a, spec, launch);
+    monitors(&mut a);
+    ports_and_rng(&mut a);
+    if launch.disk {
+        disk(&mut a);
+    }
+    if spec.lan.is_some() {
+        nic(&mut a, spec);
+    }
+    boot(&mut a, launch);
+    put(
+        &mut a,
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    put(&mut a, "-msg", "timestamp=on");
+    a
+}
+
+fn put(a: &mut Vec<String>, key: &str, value: impl Into<String>) {
+    a.push(key.into());
+    a.push(value.into());
+}
+
+fn machine(a: &mut Vec<String>, spec: &GuestSpec, launch: &Launch<'_>) {
+    a.extend(["-nodefaults".into(), "-no-user-config".into()]);
+    put(a, "-name", format!("lanline-{},debug-threads=on", spec.id));
+    put(a, "-uuid", spec.id.to_string());
+    put(
+        a,
+        "-machine",
+        format!("{},memory-backend=ram0,usb=off,vmport=off", launch.machine),
+    );
+    put(a, "-accel", launch.accel.as_str());
+    let cpu = match launch.cpu {
+        Cpu::Model(m) => m,
+        Cpu::Host => "host",
+    };
+    put(a, "-cpu", cpu);
+    put(
+        a,
+        "-smp",
+        format!("{},sockets=1,cores={},threads=1", spec.cpus, spec.cpus),
+    );
+    put(a, "-m", format!("{}M", spec.memory.0 >> 20));
+    match launch.ram {
+        Ram::Anonymous => put(
+            a,
+            "-object",
+            format!("memory-backend-ram,id=ram0,size={}M", spec.memory.0 >> 20),
+        ),
+    }
+    put(a, "-rtc", "base=utc,driftfix=slew");
+    put(a, "-display", "none");
+    put(a, "-vga", "none");
+    // The node lets the CPUs go once it holds the monitor, and keeps the process after the guest's own shutdown, so
+    // that an end in order and a crash are told apart even if no node was there to see it.
+    a.extend(["-S".into(), "-no-shutdown".into()]);
+}
+
+fn monitors(a: &mut Vec<String>) {
+    for (id, path) in [("qmp", files::QMP), ("rescue", files::RESCUE)] {
+        put(a, "-chardev", format!("socket,id={id},path={path},server=on,wait=off"));
+        put(a, "-mon", format!("chardev={id},mode=control"));
+    }
+    put(
+        a,
+        "-chardev",
+        format!("socket,id=console,path={},server=on,wait=off", files::CONSOLE),
+    );
+    put(a, "-serial", "chardev:console");
+}
+
+fn ports_and_rng(a: &mut Vec<String>) {
+    for n in 0..ROOT_PORTS {
+        put(
+            a,
+            "-device",
+            format!("pcie-root-port,id=rp{n},chassis={},slot={n},bus=pcie.0", n + 1),
+        );
+    }
+    put(a, "-object", "rng-builtin,id=rng0");
+    put(a, "-device", "virtio-rng-pci,rng=rng0,bus=pcie.0");
+    put(a, "-device", "vmgenid,guid=auto");
+}
+
+fn disk(a: &mut Vec<String>) {
+    let nbd = serde_json::json!({
+        "driver": "nbd", "node-name": "image", "export": "", "read-only": true,
+        "server": { "type": "unix", "path": files::DISK },
+        "reconnect-delay": NBD_RECONNECT_S, "open-timeout": NBD_OPEN_S,
+    });
+    let file = serde_json::json!({ "driver": "file", "node-name": "overlay-file", "filename": files::OVERLAY, "discard": "unmap" });
+    let overlay = serde_json::json!({
+        "driver": "qcow2", "node-name": "disk0", "file": "overlay-file", "backing": "image", "discard": "unmap",
+    });
+    for node in [nbd, file, overlay] {
+        put(a, "-blockdev", node.to_string());
+    }
+    put(
+        a,
+        "-device",
+        "virtio-blk-pci,id=vda,drive=disk0,rerror=stop,werror=stop,bootindex=1,bus=pcie.0",
+    );
+}
+
+fn nic(a: &mut Vec<String>, spec: &GuestSpec) {
+    put(
+        a,
+        "-netdev",
+        format!("stream,id=net0,server=on,addr.type=unix,addr.path={}", files::NIC),
+    );
+    put(
+        a,
+        "-device",
+        format!("virtio-net-pci,id=nic0,netdev=net0,mac={},romfile=,bus=rp0", spec.mac),
+    );
+}
+
+fn boot(a: &mut Vec<String>, launch: &Launch<'_>) {
+    if !launch.kernel {
+        return;
+    }
+    put(a, "-kernel", files::KERNEL);
+    if launch.initrd {
+        put(a, "-initrd", files::INITRD);
+    }
+    if let Some(c) = launch.cmdline {
+        put(a, "-append", c);
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/args.rs"]
+mod tests;

@@ -1,0 +1,25 @@
+//! The I/O of guests: it probes the machine, keeps guests' folders, spawns and adopts QEMU, and drives the pure
+//! machines over its sockets.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this module is the crate's I/O: QEMU and qemu-img processes, their sockets, guests' folders, /proc, clocks"
+)]
+
+mod actor;
+mod console;
+mod error;
+mod folder;
+mod guests;
+mod launch;
+mod monitor;
+mod probe;
+mod recover;
+mod sys;
+mod types;
+
+pub use console::{Console, ConsoleClosed};
+pub use error::{CreateError, OpenError, VerbError};
+pub use guests::Guests;
+pub use probe::{HostCaps, ProbeConfig, QemuInfo, RunAs, probe};
+pub use types::{Adopted, AdoptedAs, Endpoints, GuestEvent, GuestsConfig, StopMode};
