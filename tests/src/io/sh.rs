@@ -155,21 +155,31 @@ pub fn timespec(d: Duration) -> Timespec {
     }
 }
 
-/// Looks at `f` every [`defaults::POLL_EVERY`] until it gives a value; fails with `what` and the last reason after
-/// `limit`.
+/// Looks at `f` every [`defaults::POLL_EVERY`] until it gives a value; an error only means "not yet". Fails with `what`
+/// and the last error after `limit`.
 pub fn eventually<T>(limit: Duration, what: &str, mut f: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let mut last = None;
+    let got = until(limit, what, || {
+        f().or_else(|e| {
+            last = Some(e);
+            Ok(None)
+        })
+    });
+    match last {
+        Some(e) if got.is_err() => Err(e).with_context(|| format!("waited {limit:?} for: {what}")),
+        _ => got,
+    }
+}
+
+/// As [`eventually`], but an error ends the waiting: for a condition that can become impossible.
+pub fn until<T>(limit: Duration, what: &str, mut f: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
-        let last = match f() {
-            Ok(Some(v)) => return Ok(v),
-            Ok(None) => None,
-            Err(e) => Some(e),
-        };
+        if let Some(v) = f()? {
+            return Ok(v);
+        }
         if Instant::now() >= deadline {
-            return match last {
-                Some(e) => Err(e).with_context(|| format!("waited {limit:?} for: {what}")),
-                None => bail!("waited {limit:?} in vain for: {what}"),
-            };
+            bail!("waited {limit:?} in vain for: {what}");
         }
         pause(defaults::POLL_EVERY);
     }
@@ -229,5 +239,10 @@ mod tests {
         });
         let said = format!("{:#}", e.unwrap_err());
         assert!(said.contains("the moon") && said.contains("cloudy"), "{said}");
+        let began = Instant::now();
+        let e = until(Duration::from_secs(600), "the moon", || -> Result<Option<()>> {
+            bail!("it fell")
+        });
+        assert!(e.is_err() && began.elapsed() < Duration::from_secs(300));
     }
 }
