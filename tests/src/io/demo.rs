@@ -9,7 +9,7 @@ use super::{
     home::Home,
     lab::{Lab, say},
     node::{Node, NodeSpec, Running, number, text},
-    sh::{Output, eventually},
+    sh::{Output, eventually, until},
 };
 use crate::{defaults, netem::Params, timeline::Report};
 use anyhow::{Context, Result, bail, ensure};
@@ -150,7 +150,7 @@ impl Stage {
         let began = Instant::now();
         let mut run = self.spawn_run(guest)?;
         let mut killed = None;
-        eventually(RUN_LIMIT, "lanline run to end", || {
+        until(RUN_LIMIT, "lanline run to end", || {
             self.note_leases(&mut leases, began)?;
             let sent = self.sent_by(0).saturating_sub(sent_before[0]);
             if kill && killed.is_none() && sent > MID_TRANSFER {

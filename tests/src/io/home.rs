@@ -161,7 +161,7 @@ fn start_dnsmasq(ns: &Netns, dir: &Path, leases: &Path) -> Result<()> {
     let out = File::create(&log)?;
     let err = out.try_clone()?;
     let mut child = cmd.stdin(Stdio::null()).stdout(out).stderr(err).spawn()?;
-    sh::eventually(Duration::from_secs(5), "dnsmasq to start", || {
+    sh::until(Duration::from_secs(5), "dnsmasq to start", || {
         let said = fs::read_to_string(&log)?;
         if let Some(status) = child.try_wait()? {
             bail!("dnsmasq ended with {status}: {said}");

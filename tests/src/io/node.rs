@@ -123,7 +123,7 @@ impl Node {
         c.args(&self.0.spec.args);
         let child = c.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         *self.child() = Some(child);
-        sh::eventually(
+        sh::until(
             defaults::READY_LIMIT,
             &format!("node {} to be ready", self.name()),
             || {

@@ -9,7 +9,7 @@ use std::{
 use tests::io::{
     guest_image::{self, CMDLINE},
     lab::say,
-    sh::{self, eventually},
+    sh::{self, until},
 };
 
 #[test]
@@ -47,7 +47,7 @@ fn the_demos_guest_boots_from_its_disk_and_asks_for_an_address() -> Result<()> {
         .stdin(Stdio::null())
         .spawn()
         .context("cannot start QEMU")?;
-    let booted = eventually(Duration::from_secs(90), "the guest to ask for an address", || {
+    let booted = until(Duration::from_secs(90), "the guest to ask for an address", || {
         let said = fs::read_to_string(&console).unwrap_or_default();
         if let Some(status) = qemu.try_wait()? {
             bail!("QEMU ended with {status}; the console said:\n{said}");

@@ -7,7 +7,7 @@ use tests::io::{
     demo::{Seeds, Stage},
     guest_image,
     node::{Node, Running},
-    sh::eventually,
+    sh::{eventually, until},
 };
 
 /// Well into the transfer of some 45 MB, and far from its end.
@@ -17,7 +17,7 @@ const SOME: u64 = 4_000_000;
 const RUN: Duration = Duration::from_secs(90);
 
 fn until_mid_transfer(stage: &Stage, run: &mut Running, before: [u64; 2]) -> Result<()> {
-    eventually(Duration::from_secs(60), "the transfer to be under way", || {
+    until(Duration::from_secs(60), "the transfer to be under way", || {
         ensure!(!run.ended()?, "run ended early: {}", run.stderr());
         Ok((0..2).all(|i| stage.sent_by(i) - before[i] > SOME).then_some(()))
     })
@@ -40,7 +40,7 @@ fn a_seeder_killed_with_the_only_copy_lets_the_run_finish_once_it_is_back() -> R
         let stage = Stage::build(lab, &guest_image::build()?, Seeds::Halves)?;
         let before = stage.sent_by(0);
         let mut run = stage.spawn_run("web")?;
-        eventually(Duration::from_secs(60), "the seeder to give pieces", || {
+        until(Duration::from_secs(60), "the seeder to give pieces", || {
             ensure!(!run.ended()?, "run ended early: {}", run.stderr());
             Ok((stage.sent_by(0) - before > SOME).then_some(()))
         })?;

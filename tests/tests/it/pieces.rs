@@ -10,7 +10,7 @@ use std::{
 };
 use tests::io::{
     node::{Node, NodeSpec, number},
-    sh::eventually,
+    sh::{eventually, until},
 };
 
 /// 16 MB of noise: 256 pieces, 1.3 s of a 100 Mb/s line.
@@ -77,7 +77,7 @@ fn a_peer_that_vanishes_ends_the_pull_with_a_sentence_and_the_next_pull_goes_on(
         let sent = || owner.machine().line.counters().0.delivered_bytes;
         let before = sent();
         let mut pull = taker.spawn_cli("pull", &["image", "pull", &image])?;
-        eventually(Duration::from_secs(30), "the pull to be under way", || {
+        until(Duration::from_secs(30), "the pull to be under way", || {
             ensure!(!pull.ended()?, "the pull ended early: {}", pull.stderr());
             Ok((sent() - before > 4_000_000).then_some(()))
         })?;
