@@ -1,0 +1,219 @@
+//! Every bound and default of the overlay, with where its number comes from.
+
+// ---- the port, the swarm, links (src/io) ----
+
+use std::time::Duration;
+
+/// First guess of a path's round trip. quinn's 333 ms makes a lost first packet, usual while a hole is punched, cost a
+/// second; 100 ms measured 307 ms to punch against 1,006 ms.
+pub const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// Keep-alive of QUIC connections: well under the 30 s after which common NATs forget a UDP mapping.
+pub const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A control connection that heard nothing for so long is dead.
+pub const CONTROL_IDLE: Duration = Duration::from_secs(30);
+/// A frame connection that heard nothing for so long is dead: three keep-alives, so that frames move to another path soon.
+pub const LINK_IDLE: Duration = Duration::from_secs(15);
+/// Longest QUIC handshake; libp2p's own figure, and DCUtR counts on it.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Inbound handshakes at once; more wait in no queue but are refused. 64 cost about 80 ms of CPU (1.2 ms each, measured).
+pub const MAX_HANDSHAKES: usize = 64;
+/// Finished handshakes that wait for the swarm.
+pub const ACCEPT_QUEUE: usize = 64;
+/// Largest UDP payload that path MTU discovery tries: Ethernet's 1,500 less IPv4 and UDP headers.
+pub const MTU_UPPER: u16 = 1_472;
+/// UDP payload that every path must carry (RFC 9000 §14).
+pub const MTU_INITIAL: u16 = 1_200;
+/// Bytes of datagrams that a link holds for sending. Four 64 KiB super-frames: more would only add delay, since the
+/// tunnel queues by flow before it.
+pub const LINK_SEND_BUFFER: usize = 256 * 1024;
+/// Bytes of received datagrams that wait for the tunnel; the size of the kernel's receive buffer asked for.
+pub const LINK_RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+/// Socket buffers asked from the kernel (it may give less).
+pub const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
+/// Unacknowledged bytes of one control stream: 100 Mb/s at 800 ms; libp2p's own figure.
+pub const STREAM_WINDOW: u32 = 10_000_000;
+/// Unacknowledged bytes of all streams of a control connection.
+pub const CONNECTION_WINDOW: u32 = 15_000_000;
+/// Streams that a peer may have open on one connection; libp2p's own figure.
+pub const MAX_STREAMS: u32 = 256;
+/// Hole punches under way at once.
+pub const MAX_PUNCHES: usize = 64;
+/// How long a punch waits for the peer's connection; DCUtR tries three times.
+pub const PUNCH_FOR: Duration = HANDSHAKE;
+/// Bytes of one punch packet: random, so that nothing takes it for a protocol.
+pub const PUNCH_BYTES: usize = 64;
+/// Shortest and longest pause between punch packets, milliseconds; random, so that the two sides do not stay in step.
+pub const PUNCH_PAUSE_MS: (u64, u64) = (10, 200);
+/// How often the machine's addresses are looked at.
+pub const ADDRESS_SCAN: Duration = Duration::from_secs(2);
+
+/// Commands that wait for the swarm.
+pub const COMMANDS: usize = 256;
+/// Events that wait for the node; beyond it, connects and disconnects of a peer cancel out.
+pub const EVENTS: usize = 256;
+/// Incoming links that wait for the node; the oldest is closed for the newest.
+pub const PENDING_LINKS: usize = 64;
+/// Inbound streams of one protocol that wait to be served; beyond it they are refused.
+pub const ACCEPTED_STREAMS: usize = 64;
+/// Streams that one connection may be opening at once.
+pub const OPENING_STREAMS: usize = 64;
+/// Callers that may wait for one peer to be connected.
+pub const WAITERS: usize = 256;
+/// Longest time to connect to a peer, all ways tried.
+pub const CONNECT_FOR: Duration = Duration::from_secs(20);
+/// Longest negotiation of a stream's protocol.
+pub const OPEN_FOR: Duration = Duration::from_secs(10);
+/// Largest message of `request` and `serve`, bytes.
+pub const MAX_MESSAGE: usize = 1024 * 1024;
+/// Requests of one peer that are served at once on one protocol; more are refused.
+pub const SERVED_PER_PEER: usize = 16;
+/// Requests that are served at once on one protocol, all peers.
+pub const SERVED: usize = 256;
+/// A request must have arrived whole within this time: bounds a peer that dribbles.
+pub const REQUEST_ARRIVES: Duration = Duration::from_secs(15);
+/// The node must have answered within this time; the caller's own deadline is usually shorter.
+pub const REPLY_READY: Duration = Duration::from_secs(120);
+
+/// Half-open connections, each way (notes on swarm composition: a 60-node lab stays under 20).
+pub const MAX_PENDING: u32 = 64;
+/// Established connections from strangers.
+pub const MAX_IN: u32 = 256;
+/// Connections to one peer: a relayed and two direct ones are normal after a hole punch.
+pub const MAX_PER_PEER: u32 = 5;
+/// An idle connection that nobody needs is closed after this time.
+pub const IDLE: Duration = Duration::from_secs(60);
+/// Interval of pings, which feed round trips.
+pub const PING: Duration = Duration::from_secs(15);
+/// Peers whose properties are kept while connected; above all limits together.
+pub const MAX_PEERS: usize = 4_096;
+/// Protocols and addresses taken from one identify message.
+pub const MAX_IDENTIFY: usize = 32;
+/// Longest agent text kept of a peer, bytes.
+pub const MAX_AGENT: usize = 64;
+/// Own addresses as peers saw them, that are kept.
+pub const MAX_OBSERVED: usize = 16;
+
+/// Kademlia: results wanted and table's bucket (notes: r = 8 holders, 16 keeps memory small).
+pub const KAD_REPLICATION: usize = 8;
+/// Kademlia: bucket size.
+pub const KAD_BUCKET: usize = 16;
+/// Kademlia: requests in flight of one lookup (α).
+pub const KAD_PARALLELISM: usize = 8;
+/// Kademlia: longest lookup.
+pub const KAD_QUERY: Duration = Duration::from_secs(3);
+/// Kademlia: longest exchange with one peer; the stock 10 s lets a few dead peers stall a lookup.
+pub const KAD_SUBSTREAM: Duration = Duration::from_millis(1_200);
+/// Kademlia: table refresh.
+pub const KAD_REFRESH: Duration = Duration::from_secs(600);
+/// Lookups that callers may have under way.
+pub const KAD_QUERIES: usize = 64;
+
+/// Relays that a node without a public address keeps a reservation with: one may go away.
+pub const RELAYS: usize = 2;
+/// Relays tried for a peer that nothing else reaches.
+pub const RELAY_GUESSES: usize = 3;
+/// A relay that refused is asked again after this time.
+pub const RELAY_RETRY: Duration = Duration::from_secs(60);
+/// How often the need of a relay is judged.
+pub const RELAY_CHECK: Duration = Duration::from_secs(2);
+/// Bytes that one relayed circuit may carry: 16 GiB, for a member's work day; a stranger can take no more.
+pub const CIRCUIT_BYTES: u64 = 16 << 30;
+/// How long one circuit lives at most.
+pub const CIRCUIT_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Circuits relayed at once.
+pub const CIRCUITS: usize = 64;
+/// Circuits relayed at once for one peer.
+pub const CIRCUITS_PER_PEER: usize = 8;
+
+/// Payload of a link that runs over a stream: a full segment, so that the tunnel cuts as it does on UDP.
+pub const STREAM_LINK_PAYLOAD: usize = 1_400;
+/// Bytes that wait to be written to a stream link before new ones are dropped: 100 ms at 20 Mb/s.
+pub const STREAM_LINK_QUEUE: usize = 256 * 1024;
+/// Links from peers that are no members yet (a membership may be under way); members are not counted.
+pub const STRANGER_LINKS: usize = 8;
+
+/// Peers in the peer book.
+pub const BOOK_PEERS: usize = 256;
+/// Addresses kept of one peer.
+pub const BOOK_ADDRS: usize = 8;
+/// Largest peer book that is read, bytes: twice what 256 full entries take.
+pub const BOOK_BYTES: u64 = 1024 * 1024;
+/// The book is written this long after a change, so that a busy minute costs one write.
+pub const BOOK_DEBOUNCE: Duration = Duration::from_secs(2);
+/// With fewer connected peers than this, remembered ones are dialled.
+pub const NEIGHBOURS: usize = 8;
+/// First and longest pause before a member or a bootstrap is dialled again.
+pub const REDIAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Longest pause before a remembered peer is dialled again.
+pub const REDIAL_REMEMBERED: Duration = Duration::from_secs(300);
+/// Dials that the redialler has under way at once.
+pub const REDIALS_AT_ONCE: usize = 16;
+
+// ---- membership, tickets, grants (pure) ----
+
+/// How long a membership lasts; it is renewed at half of it. A member that is away for longer needs a new ticket.
+pub const MEMBERSHIP_TTL: Duration = Duration::from_secs(30 * 86_400);
+/// Shortest membership that an owner may set: below it the renewal at half-life and the sync schedule would collide.
+pub const MEMBERSHIP_TTL_MIN: Duration = Duration::from_secs(120);
+/// How long a record is kept after it ran out: clocks that differ by less forget at about the same time.
+pub const STANDING_KEEP: Duration = Duration::from_secs(7 * 86_400);
+/// LANs that one node belongs to: each is a switch of its own with its own broadcast traffic.
+pub const LANS_MAX: usize = 32;
+/// Nodes that one LAN has a record of, evicted ones too: above it broadcast replication, not the records, is the limit.
+pub const STANDINGS_MAX: usize = 2_048;
+/// How often a member compares its records with others': three rounds fit into the 60 s in which an eviction must act.
+pub const SYNC_EVERY: Duration = Duration::from_secs(20);
+/// Members asked in one round, the owner first: what one did not hear in a round is known to two others.
+pub const SYNC_PARTNERS: usize = 3;
+/// Members told at once when this node itself signed something.
+pub const PUSH_OWN: usize = 64;
+/// Members told at once of something heard: 8 reach 2,048 in four hops.
+pub const PUSH_HEARD: usize = 8;
+/// Calls under way at once, all LANs.
+pub const CALLS_MAX: usize = 16;
+/// A call without answer or error after this time is given up; the caller's own deadline should be shorter.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(30);
+/// Calls to one member between two rounds, at most: 2,048 records need eight full messages each way.
+pub const FOLLOW_UPS_MAX: u8 = 18;
+/// Longest pause before an unreachable member is asked again; when it connects, it is asked at once.
+pub const SYNC_BACKOFF_MAX: Duration = Duration::from_secs(600);
+/// Largest saved state that is read, bytes: 32 LANs of 2,048 records of 360 bytes and their addresses, rounded up.
+pub const SAVED_STATE_MAX: usize = 128 << 20;
+
+/// Largest text that is read as a ticket, bytes: the largest ticket has 2,600 letters, and mail may wrap and indent it.
+pub const TICKET_TEXT_MAX: usize = 8 * 1024;
+/// How far a machine's clock may be off before it refuses a ticket without asking the inviter.
+pub const TICKET_CLOCK_SLACK: Duration = Duration::from_secs(86_400);
+/// Tickets that a node remembers.
+pub const TICKETS_MAX: usize = 256;
+/// Nodes that one ticket may sign in: as many as a LAN can have.
+pub const TICKET_USES_MAX: u32 = 2_048;
+/// Longest life of a ticket.
+pub const TICKET_LIFE_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// How long a ticket is remembered after its end, so that its holder hears 'ended' instead of 'unknown'.
+pub const TICKET_KEEP: Duration = Duration::from_secs(7 * 86_400);
+/// Wrong proofs of one peer within [`WRONG_PROOF_WINDOW`] before it has to wait.
+pub const WRONG_PROOFS_MAX: usize = 5;
+/// See [`WRONG_PROOFS_MAX`].
+pub const WRONG_PROOF_WINDOW: Duration = Duration::from_secs(60);
+/// Peers whose wrong proofs are counted; about as many as can be connected at once.
+pub const WRONG_PROOF_PEERS_MAX: usize = 1_024;
+
+/// Blocks of a grant's token: the host's, and four times narrowed (user, project, guest, program).
+pub const GRANT_BLOCKS_MAX: usize = 5;
+/// Datalog facts in one check of a grant; the template needs 9.
+pub const GRANT_FACTS_MAX: u64 = 200;
+/// Datalog rounds in one check; the template needs 1.
+pub const GRANT_ITERATIONS_MAX: u64 = 50;
+/// Time for one check. A check takes well under 1 ms; the crate's default of 1 ms refuses good tokens on a busy machine.
+pub const GRANT_CHECK_FOR: Duration = Duration::from_millis(50);
+/// A check that ran out of time is made again this often: the machine was busy, the template is the same for all.
+pub const GRANT_CHECK_TRIES: usize = 3;
+/// Grants that a host remembers to have made, revoked ones too.
+pub const GRANTS_MADE_MAX: usize = 1_024;
+/// Tokens that a node keeps from other hosts.
+pub const GRANTS_HELD_MAX: usize = 1_024;
+/// Tokens that a node keeps from one host.
+pub const GRANTS_HELD_PER_HOST: usize = 4;
+/// How long a grant is listed after it ended.
+pub const GRANT_KEEP: Duration = Duration::from_secs(30 * 86_400);

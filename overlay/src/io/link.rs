@@ -1,0 +1,419 @@
+//! Links: QUIC datagrams where there is a direct path, datagrams over a stream where there is none.
+
+use super::{
+    plane,
+    port::{Port, close},
+};
+use crate::defaults;
+use bytes::{Buf, Bytes, BytesMut};
+use futures::{
+    AsyncRead, AsyncReadExt, AsyncWriteExt,
+    io::{ReadHalf, WriteHalf},
+    task::AtomicWaker,
+};
+use libp2p::Stream;
+use std::{
+    collections::VecDeque,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::ReusableBoxFuture;
+use wire::{
+    NodeId,
+    link::{Link, LinkClosed, PathInfo, PathKind, Sent},
+};
+
+type NextDatagram = Result<Bytes, quinn::ConnectionError>;
+
+/// Sends between two looks at whether the connection moved to another IP and got a fresh congestion controller.
+const REOPEN_EVERY: u32 = 256;
+
+/// A link over a QUIC connection of the frame plane.
+pub(super) struct QuicLink {
+    peer: NodeId,
+    conn: quinn::Connection,
+    port: Arc<Port>,
+    serial: u64,
+    /// A read that waits; kept between polls so that its waker stays registered.
+    wait: Option<ReusableBoxFuture<'static, NextDatagram>>,
+    waiting: bool,
+    sends: u32,
+}
+
+impl QuicLink {
+    /// Claims the peer's slot; `None`, and the connection is closed, if this link has to yield to another.
+    pub(super) fn new(port: &Arc<Port>, peer: NodeId, initiator: NodeId, conn: quinn::Connection) -> Option<Self> {
+        let ended = conn.clone();
+        let end = move |code: u32, why: &str| ended.close(code.into(), why.as_bytes());
+        let Some(serial) = port.claim_link(peer, initiator, false, Box::new(end)) else {
+            conn.close(close::REFUSED.into(), b"no place for this link");
+            return None;
+        };
+        port.note_frames(peer, &conn);
+        Some(Self {
+            peer,
+            conn,
+            port: port.clone(),
+            serial,
+            wait: None,
+            waiting: false,
+            sends: 0,
+        })
+    }
+
+    fn closed(&self, e: &quinn::ConnectionError) -> LinkClosed {
+        LinkClosed {
+            peer: self.peer,
+            why: wire::fault::plain(&e.to_string()),
+        }
+    }
+
+    /// Takes what has already arrived.
+    fn drain(&self, cx: &mut Context<'_>, out: &mut Vec<Bytes>, max: usize) -> Result<usize, quinn::ConnectionError> {
+        let mut n = 0;
+        while n < max {
+            match pin!(self.conn.read_datagram()).poll(cx) {
+                Poll::Ready(Ok(d)) => out.push(d),
+                Poll::Ready(Err(e)) if n == 0 => return Err(e),
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+            n += 1;
+        }
+        Ok(n)
+    }
+}
+
+impl Link for QuicLink {
+    fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    fn max_payload(&self) -> usize {
+        self.conn.max_datagram_size().unwrap_or(0)
+    }
+
+    fn send(&mut self, batch: &mut Vec<Bytes>) -> Result<Sent, LinkClosed> {
+        self.sends = self.sends.wrapping_add(1);
+        if self.sends % REOPEN_EVERY == 0 {
+            plane::open_up(&self.conn);
+        }
+        let mut sent = Sent::default();
+        // quinn would drop the oldest datagram for a new one; dropping the new one here lets the caller count it.
+        let mut room = self.conn.datagram_send_buffer_space();
+        for d in batch.drain(..) {
+            let len = d.len();
+            if len > room {
+                sent.overflow += 1;
+                continue;
+            }
+            match self.conn.send_datagram(d) {
+                Ok(()) => {
+                    room -= len;
+                    sent.taken += 1;
+                }
+                Err(quinn::SendDatagramError::TooLarge) => sent.too_large += 1,
+                Err(quinn::SendDatagramError::ConnectionLost(e)) => return Err(self.closed(&e)),
+                Err(e) => {
+                    return Err(LinkClosed {
+                        peer: self.peer,
+                        why: e.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(sent)
+    }
+
+    fn send_room(&self) -> usize {
+        self.conn.datagram_send_buffer_space()
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>, max: usize) -> Poll<Result<usize, LinkClosed>> {
+        match self.drain(cx, out, max) {
+            Ok(0) => {}
+            Ok(n) => return Poll::Ready(Ok(n)),
+            Err(e) => return Poll::Ready(Err(self.closed(&e))),
+        }
+        if !self.waiting {
+            let conn = self.conn.clone();
+            let read = async move { conn.read_datagram().await };
+            match &mut self.wait {
+                Some(w) => w.set(read),
+                None => self.wait = Some(ReusableBoxFuture::new(read)),
+            }
+            self.waiting = true;
+        }
+        let Some(wait) = &mut self.wait else {
+            return Poll::Pending;
+        };
+        match wait.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(done) => {
+                self.waiting = false;
+                Poll::Ready(match done {
+                    Ok(d) => {
+                        out.push(d);
+                        Ok(1)
+                    }
+                    Err(e) => Err(self.closed(&e)),
+                })
+            }
+        }
+    }
+
+    fn path(&self) -> PathInfo {
+        plane::open_up(&self.conn);
+        let s = self.conn.stats();
+        let remote = self.conn.remote_address();
+        PathInfo {
+            kind: PathKind::Direct,
+            remote: Some((remote.ip().to_canonical(), remote.port()).into()),
+            rtt: s.path.rtt,
+            lost: s.path.lost_packets,
+            sent: s.path.sent_packets,
+            tx_bytes: s.udp_tx.bytes,
+            rx_bytes: s.udp_rx.bytes,
+        }
+    }
+}
+
+impl Drop for QuicLink {
+    fn drop(&mut self) {
+        self.conn.close(close::BYE.into(), b"");
+        self.port.release_link(self.peer, self.serial);
+    }
+}
+
+/// What a stream link's two ends share.
+#[derive(Default)]
+struct Pipe {
+    queue: Mutex<Queue>,
+    /// The writer has work or must end.
+    work: Notify,
+    /// The reader must look again.
+    reader: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Bytes>,
+    bytes: usize,
+    sent: u64,
+    tx_bytes: u64,
+    ended: Option<String>,
+}
+
+impl Pipe {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, why: &str) {
+        let mut q = self.lock();
+        if q.ended.is_none() {
+            q.ended = Some(why.to_owned());
+        }
+        q.waiting.clear();
+        q.bytes = 0;
+        drop(q);
+        self.work.notify_one();
+        self.reader.wake();
+    }
+}
+
+/// A link over a libp2p stream: each datagram is `u16` big-endian length, then its bytes. What does not fit into the
+/// queue is dropped, never waited for, so that the flows inside see loss and not seconds of delay.
+pub(super) struct StreamLink {
+    peer: NodeId,
+    kind: PathKind,
+    port: Arc<Port>,
+    serial: u64,
+    pipe: Arc<Pipe>,
+    read: ReadHalf<Stream>,
+    buf: BytesMut,
+    rx_bytes: u64,
+}
+
+/// Bytes read from the stream at once.
+const READ: usize = 64 * 1024;
+
+impl StreamLink {
+    /// Claims the peer's slot and starts the writer on the current runtime; `None` as in [`QuicLink::new`].
+    pub(super) fn new(
+        port: &Arc<Port>,
+        peer: NodeId,
+        initiator: NodeId,
+        kind: PathKind,
+        stream: Stream,
+    ) -> Option<Self> {
+        let pipe = Arc::new(Pipe::default());
+        let ended = pipe.clone();
+        let end = move |_: u32, why: &str| ended.end(why);
+        let serial = port.claim_link(peer, initiator, true, Box::new(end))?;
+        let (read, write) = stream.split();
+        tokio::spawn(write_out(pipe.clone(), write));
+        Some(Self {
+            peer,
+            kind,
+            port: port.clone(),
+            serial,
+            pipe,
+            read,
+            buf: BytesMut::new(),
+            rx_bytes: 0,
+        })
+    }
+
+    fn closed(&self, why: &str) -> LinkClosed {
+        self.pipe.end(why);
+        LinkClosed {
+            peer: self.peer,
+            why: why.to_owned(),
+        }
+    }
+
+    /// Takes whole datagrams out of the buffer.
+    fn split(&mut self, out: &mut Vec<Bytes>, max: usize) -> usize {
+        let mut n = 0;
+        while n < max {
+            let Some(head) = self.buf.first_chunk::<2>() else { break };
+            let len = usize::from(u16::from_be_bytes(*head));
+            if self.buf.len() < 2 + len {
+                break;
+            }
+            self.buf.advance(2);
+            out.push(self.buf.split_to(len).freeze());
+            n += 1;
+        }
+        n
+    }
+}
+
+async fn write_out(pipe: Arc<Pipe>, mut write: WriteHalf<Stream>) {
+    let mut buf = Vec::with_capacity(READ);
+    loop {
+        {
+            let mut q = pipe.lock();
+            if q.ended.is_some() {
+                break;
+            }
+            while buf.len() < READ
+                && let Some(d) = q.waiting.pop_front()
+            {
+                q.bytes -= d.len();
+                // `send` takes nothing longer than a u16.
+                let len = u16::try_from(d.len()).unwrap_or(u16::MAX);
+                buf.extend_from_slice(&len.to_be_bytes());
+                buf.extend_from_slice(&d);
+            }
+        }
+        if buf.is_empty() {
+            pipe.work.notified().await;
+            continue;
+        }
+        let written = tokio::select! {
+            r = async { write.write_all(&buf).await?; write.flush().await } => r,
+            () = until_ended(&pipe) => break,
+        };
+        if let Err(e) = written {
+            pipe.end(&wire::fault::plain(&e.to_string()));
+            break;
+        }
+        buf.clear();
+    }
+    drop(tokio::time::timeout(Duration::from_secs(1), write.close()).await);
+}
+
+async fn until_ended(pipe: &Pipe) {
+    while pipe.lock().ended.is_none() {
+        pipe.work.notified().await;
+    }
+}
+
+impl Link for StreamLink {
+    fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    fn max_payload(&self) -> usize {
+        defaults::STREAM_LINK_PAYLOAD
+    }
+
+    fn send(&mut self, batch: &mut Vec<Bytes>) -> Result<Sent, LinkClosed> {
+        let mut sent = Sent::default();
+        let mut q = self.pipe.lock();
+        if let Some(why) = &q.ended {
+            let why = why.clone();
+            batch.clear();
+            return Err(LinkClosed { peer: self.peer, why });
+        }
+        for d in batch.drain(..) {
+            if d.len() > defaults::STREAM_LINK_PAYLOAD {
+                sent.too_large += 1;
+            } else if q.bytes + d.len() > defaults::STREAM_LINK_QUEUE {
+                sent.overflow += 1;
+            } else {
+                q.bytes += d.len();
+                q.tx_bytes += d.len() as u64 + 2;
+                q.sent += 1;
+                sent.taken += 1;
+                q.waiting.push_back(d);
+            }
+        }
+        drop(q);
+        self.pipe.work.notify_one();
+        Ok(sent)
+    }
+
+    fn send_room(&self) -> usize {
+        defaults::STREAM_LINK_QUEUE.saturating_sub(self.pipe.lock().bytes)
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>, max: usize) -> Poll<Result<usize, LinkClosed>> {
+        self.pipe.reader.register(cx.waker());
+        loop {
+            let n = self.split(out, max);
+            if n > 0 {
+                return Poll::Ready(Ok(n));
+            }
+            if let Some(why) = self.pipe.lock().ended.clone() {
+                return Poll::Ready(Err(self.closed(&why)));
+            }
+            let mut chunk = [0; 16 * 1024];
+            match Pin::new(&mut self.read).poll_read(cx, &mut chunk) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.closed("the peer closed the link"))),
+                Poll::Ready(Ok(k)) => {
+                    self.rx_bytes += k as u64;
+                    self.buf.extend_from_slice(&chunk[..k]);
+                }
+                Poll::Ready(Err(e)) => {
+                    return Poll::Ready(Err(self.closed(&wire::fault::plain(&e.to_string()))));
+                }
+            }
+        }
+    }
+
+    fn path(&self) -> PathInfo {
+        let q = self.pipe.lock();
+        PathInfo {
+            kind: self.kind,
+            remote: None,
+            rtt: self.port.rtt(self.peer).unwrap_or_default(),
+            lost: 0,
+            sent: q.sent,
+            tx_bytes: q.tx_bytes,
+            rx_bytes: self.rx_bytes,
+        }
+    }
+}
+
+impl Drop for StreamLink {
+    fn drop(&mut self) {
+        self.pipe.end("the link was dropped");
+        self.port.release_link(self.peer, self.serial);
+    }
+}

@@ -1,0 +1,326 @@
+//! Reaching a peer: known addresses first, then a look-up and relays, all within one deadline.
+
+use super::{Net, Query};
+use crate::{defaults, io::api::CallError, path, redial::Want};
+use libp2p::{
+    Multiaddr, PeerId,
+    multiaddr::Protocol,
+    swarm::{
+        ConnectionId, DialError,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use wire::{NodeId, link::PathKind};
+
+type Waiter = oneshot::Sender<Result<(), CallError>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Addresses that were known before.
+    Known,
+    /// Kademlia is asked for addresses.
+    LookUp,
+    /// Addresses from the look-up, and relays that may reach the peer.
+    Found,
+}
+
+/// A peer that is being reached.
+pub(super) struct Dial {
+    stage: Stage,
+    waiters: Vec<Waiter>,
+    /// The dial that this stage started; `None` while another part of the swarm dials.
+    conn: Option<ConnectionId>,
+    pub(super) until: Instant,
+    why: String,
+}
+
+/// A bootstrap whose peer is not known yet.
+pub(super) struct Anonymous {
+    pub(super) addr: Multiaddr,
+    pub(super) next: Instant,
+    pub(super) conn: Option<ConnectionId>,
+    pause: Duration,
+}
+
+impl Anonymous {
+    pub(super) fn new(addr: Multiaddr, now: Instant) -> Self {
+        Self {
+            addr,
+            next: now,
+            conn: None,
+            pause: defaults::REDIAL.0,
+        }
+    }
+}
+
+impl Net {
+    /// Reaches a peer; `waiter` learns how it ended.
+    pub(super) fn dial_peer(&mut self, node: NodeId, addrs: Vec<Multiaddr>, waiter: Option<Waiter>) {
+        let refused = |why: &str| CallError::Unreachable {
+            peer: node,
+            why: why.to_owned(),
+        };
+        let answer = |waiter: Option<Waiter>, r| drop(waiter.map(|w| w.send(r)));
+        let Some(peer) = path::peer_id(node) else {
+            return answer(waiter, Err(refused("its id is no Ed25519 key")));
+        };
+        if node == self.me {
+            return answer(waiter, Err(refused("it is this node itself")));
+        }
+        if self.blocked.contains(&node) {
+            return answer(waiter, Err(CallError::Blocked(node)));
+        }
+        self.add_known(node, addrs);
+        if self.swarm.is_connected(&peer) {
+            self.redial.handle_connected(node);
+            return answer(waiter, Ok(()));
+        }
+        if let Some(dial) = self.dials.get_mut(&peer) {
+            match waiter {
+                Some(w) if dial.waiters.len() >= defaults::WAITERS => drop(w.send(Err(CallError::Busy(node)))),
+                w => dial.waiters.extend(w),
+            }
+            return;
+        }
+        self.dials.insert(
+            peer,
+            Dial {
+                stage: Stage::Known,
+                waiters: waiter.into_iter().collect(),
+                conn: None,
+                until: Instant::now() + defaults::CONNECT_FOR,
+                why: "no address is known".into(),
+            },
+        );
+        let addrs = self.addresses(node);
+        self.start_dial(peer, addrs);
+    }
+
+    /// All addresses that are worth a try, best first.
+    fn addresses(&self, node: NodeId) -> Vec<Multiaddr> {
+        let prefixes = self.prefixes.borrow().clone();
+        let known = self.known.get(&node).map_or(&[][..], |v| v);
+        let mut out: Vec<Multiaddr> = Vec::new();
+        for a in known.iter().chain(self.book.addrs(&node)) {
+            if !out.contains(a) && !prefixes.contains_addr(a) {
+                out.push(a.clone());
+            }
+        }
+        out
+    }
+
+    fn start_dial(&mut self, peer: PeerId, addrs: Vec<Multiaddr>) {
+        let opts = DialOpts::peer_id(peer)
+            .addresses(addrs)
+            .extend_addresses_through_behaviour()
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .build();
+        let id = opts.connection_id();
+        match self.swarm.dial(opts) {
+            Ok(()) => {
+                if let Some(d) = self.dials.get_mut(&peer) {
+                    d.conn = Some(id);
+                }
+            }
+            // Somebody else dials already; its end is ours.
+            Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(e) => self.dial_failed(peer, None, &e),
+        }
+    }
+
+    /// A dial ended without a connection.
+    pub(super) fn dial_failed(&mut self, peer: PeerId, conn: Option<ConnectionId>, error: &DialError) {
+        let Some(d) = self.dials.get_mut(&peer) else { return };
+        if conn.is_some() && d.conn.is_some() && d.conn != conn {
+            return;
+        }
+        d.conn = None;
+        if !matches!(error, DialError::NoAddresses) {
+            d.why = short(error);
+        }
+        match d.stage {
+            Stage::Known => {
+                d.stage = Stage::LookUp;
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                let empty = kad.kbuckets().all(|b| b.is_empty());
+                if empty || self.queries.len() >= defaults::KAD_QUERIES {
+                    self.found(peer, Vec::new());
+                } else {
+                    let id = kad.get_closest_peers(peer);
+                    self.queries.insert(id, Query::Find(peer));
+                }
+            }
+            Stage::LookUp => {}
+            Stage::Found => self.give_up(peer),
+        }
+    }
+
+    /// The look-up for a peer's addresses is over.
+    pub(super) fn found(&mut self, peer: PeerId, addrs: Vec<Multiaddr>) {
+        let Some(d) = self.dials.get_mut(&peer) else { return };
+        if d.stage != Stage::LookUp {
+            return;
+        }
+        d.stage = Stage::Found;
+        let prefixes = self.prefixes.borrow().clone();
+        let mut all: Vec<Multiaddr> = addrs.into_iter().filter(|a| path::usable(a, true, &prefixes)).collect();
+        all.extend(self.relay_guesses(peer));
+        if all.is_empty() {
+            self.give_up(peer);
+        } else {
+            self.start_dial(peer, all);
+        }
+    }
+
+    /// Ways to a peer through connected nodes that relay.
+    fn relay_guesses(&self, peer: PeerId) -> Vec<Multiaddr> {
+        let relays = self.peers.iter().filter(|(id, p)| **id != peer && p.relays);
+        let circuit = |(id, p): (&PeerId, &super::Peer)| {
+            let conn = p
+                .best()
+                .filter(|c| c.route.is_some_and(|r| r.kind != PathKind::Relayed))?;
+            path::with_peer(&conn.remote, *id)?
+                .with(Protocol::P2pCircuit)
+                .with_p2p(peer)
+                .ok()
+        };
+        relays.filter_map(circuit).take(defaults::RELAY_GUESSES).collect()
+    }
+
+    /// Every way was tried.
+    fn give_up(&mut self, peer: PeerId) {
+        let Some(d) = self.dials.remove(&peer) else { return };
+        let Some(node) = path::node_id(&peer) else { return };
+        tracing::debug!(%peer, why = d.why, "peer not reached");
+        self.redial.handle_failed(Instant::now(), node);
+        for w in d.waiters {
+            drop(w.send(Err(CallError::Unreachable {
+                peer: node,
+                why: d.why.clone(),
+            })));
+        }
+    }
+
+    /// A connection to the peer is up: everybody who waited for it goes on.
+    pub(super) fn dial_done(&mut self, peer: PeerId) {
+        if let Some(d) = self.dials.remove(&peer) {
+            for w in d.waiters {
+                drop(w.send(Ok(())));
+            }
+        }
+    }
+
+    /// Gives up what took too long.
+    pub(super) fn end_dials(&mut self, now: Instant) {
+        let over: Vec<PeerId> = self
+            .dials
+            .iter()
+            .filter(|(_, d)| d.until <= now)
+            .map(|(p, _)| *p)
+            .collect();
+        for peer in over {
+            if let Some(d) = self.dials.get_mut(&peer) {
+                d.why = format!("no answer in {} s", defaults::CONNECT_FOR.as_secs());
+            }
+            self.give_up(peer);
+        }
+    }
+
+    /// Notes addresses that somebody told us.
+    pub(super) fn add_known(&mut self, node: NodeId, addrs: Vec<Multiaddr>) {
+        if addrs.is_empty() || node == self.me {
+            return;
+        }
+        if self.known.len() >= defaults::MAX_PEERS && !self.known.contains_key(&node) {
+            let stranger = self
+                .known
+                .keys()
+                .find(|n| !self.members.contains(n) && !self.bootstraps.contains(n))
+                .copied();
+            if let Some(n) = stranger {
+                self.known.remove(&n);
+            }
+        }
+        let list = self.known.entry(node).or_default();
+        for a in addrs.into_iter().rev() {
+            list.retain(|b| *b != a);
+            list.insert(0, a);
+        }
+        list.truncate(defaults::BOOK_ADDRS);
+    }
+
+    /// Dials bootstraps whose peer is not known yet.
+    pub(super) fn redial_anonymous(&mut self, now: Instant) {
+        for a in self.anonymous.iter_mut().filter(|a| a.conn.is_none() && a.next <= now) {
+            let opts = DialOpts::unknown_peer_id().address(a.addr.clone()).build();
+            let id = opts.connection_id();
+            match self.swarm.dial(opts) {
+                Ok(()) => a.conn = Some(id),
+                Err(e) => {
+                    tracing::debug!(addr = %a.addr, error = %e, "bootstrap cannot be dialled");
+                    a.retry_later(now);
+                }
+            }
+        }
+    }
+
+    /// A dial of a bootstrap failed.
+    pub(super) fn anonymous_failed(&mut self, conn: ConnectionId) {
+        for a in self.anonymous.iter_mut().filter(|a| a.conn == Some(conn)) {
+            a.retry_later(Instant::now());
+        }
+    }
+
+    /// A bootstrap answered: from now on it is a known peer.
+    pub(super) fn anonymous_done(&mut self, conn: ConnectionId, node: NodeId) {
+        let Some(i) = self.anonymous.iter().position(|a| a.conn == Some(conn)) else {
+            return;
+        };
+        let a = self.anonymous.swap_remove(i);
+        self.add_known(node, vec![a.addr]);
+        self.bootstraps.insert(node);
+        self.redial.handle_want(Instant::now(), node, Want::Bootstrap, true);
+        self.update_keep();
+    }
+}
+
+impl Anonymous {
+    fn retry_later(&mut self, now: Instant) {
+        self.conn = None;
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(defaults::REDIAL.1);
+    }
+}
+
+/// Why a dial failed, in one line that a person can read.
+pub(super) fn short(e: &DialError) -> String {
+    let text = match e {
+        DialError::NoAddresses => "no address is known".into(),
+        DialError::LocalPeerId { .. } => "this node itself answered at that address".into(),
+        DialError::WrongPeerId { obtained, .. } => format!("another node answered: {obtained}"),
+        DialError::Denied { .. } => "refused by this node's connection limits or block list".into(),
+        DialError::Transport(list) => {
+            let line = |(addr, e): &(Multiaddr, libp2p::TransportError<std::io::Error>)| {
+                let why = match e {
+                    libp2p::TransportError::MultiaddrNotSupported(_) => "no such transport here".to_owned(),
+                    libp2p::TransportError::Other(e) => innermost(e),
+                };
+                format!("{addr}: {why}")
+            };
+            list.iter().take(3).map(line).collect::<Vec<_>>().join("; ")
+        }
+        other => other.to_string(),
+    };
+    wire::fault::plain(&text)
+}
+
+/// The last cause of an error says the most.
+fn innermost(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut e = e;
+    while let Some(source) = e.source() {
+        e = source;
+    }
+    e.to_string()
+}

@@ -1,0 +1,257 @@
+//! The handle that the rest of the node holds.
+
+use super::{
+    api::{CallError, Inbound, NetStatus, OverlayConfig, OverlayEvent, PeerInfo, StartError, Stream},
+    calls,
+    link::{QuicLink, StreamLink},
+    net::{Command, Net},
+    port::{Port, PortError},
+    streams::{OpenFailed, Shared},
+};
+use crate::{defaults, path};
+use libp2p::Multiaddr;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+use wire::{
+    NodeId,
+    link::{Link, PathKind},
+};
+
+/// The stream protocol of a link that has no direct path; framing in [`StreamLink`].
+pub(super) const FRAMES: &str = "/lanline/frames/1";
+
+/// The overlay; clones share one net thread. When the last clone is dropped, the thread stops.
+#[derive(Clone)]
+pub struct Overlay {
+    pub(super) me: NodeId,
+    pub(super) handle: Handle,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) port: Arc<Port>,
+    pub(super) shared: Shared,
+}
+
+impl std::fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Overlay({:?})", self.me)
+    }
+}
+
+impl Overlay {
+    /// Starts the net thread: opens the port, joins, and comes back once the node listens.
+    pub async fn start(config: OverlayConfig) -> Result<(Self, mpsc::Receiver<OverlayEvent>), StartError> {
+        let (tx, rx) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("lanline-net".into())
+            .spawn(move || Net::thread(config, tx))
+            .map_err(StartError::Thread)?;
+        rx.await.map_err(|_| StartError::Died)?
+    }
+
+    /// This node.
+    pub fn node_id(&self) -> NodeId {
+        self.me
+    }
+
+    /// The net thread's runtime: what is spawned here shares one thread with the swarm and must never block.
+    pub fn runtime(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Sends one message and waits for one; connects first if need be. Each at most [`defaults::MAX_MESSAGE`] bytes.
+    pub async fn request(
+        &self,
+        peer: NodeId,
+        protocol: &'static str,
+        body: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        match tokio::time::timeout(deadline, calls::request(self, peer, protocol, body)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::TimedOut {
+                peer,
+                protocol,
+                after: deadline,
+            }),
+        }
+    }
+
+    /// Serves a protocol from now on; an earlier receiver of the same protocol gets no more. Bounds: at most
+    /// [`defaults::SERVED_PER_PEER`] requests of one peer and [`defaults::SERVED`] of all at once; more are refused.
+    pub fn serve(&self, protocol: &'static str) -> mpsc::Receiver<Inbound> {
+        calls::serve(&self.handle, self.shared.accept(protocol), protocol)
+    }
+
+    /// Opens a stream over the best connection; connects first if need be.
+    pub async fn open_stream(&self, peer: NodeId, protocol: &'static str) -> Result<Stream, CallError> {
+        self.connect(peer, Vec::new()).await?;
+        let opened = self
+            .ask(|reply| Command::Open { peer, protocol, reply })
+            .await?
+            .map_err(|e| open_error(peer, protocol, e))?;
+        Ok(Stream::new(opened))
+    }
+
+    /// Takes a protocol's inbound streams from now on; an earlier receiver of the same protocol gets no more.
+    pub fn accept(&self, protocol: &'static str) -> mpsc::Receiver<(NodeId, Stream)> {
+        let mut inbound = self.shared.accept(protocol);
+        let (tx, rx) = mpsc::channel(1);
+        self.handle.spawn(async move {
+            loop {
+                let next = tokio::select! {
+                    next = inbound.recv() => next,
+                    () = tx.closed() => None,
+                };
+                let Some((peer, stream)) = next else { return };
+                if tx.send((peer, Stream::new(stream))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        rx
+    }
+
+    /// Makes sure that there is a connection: by these and all known addresses, by a look-up, through relays.
+    pub async fn connect(&self, peer: NodeId, addrs: Vec<Multiaddr>) -> Result<(), CallError> {
+        self.ask(|reply| Command::Connect { peer, addrs, reply }).await?
+    }
+
+    /// Notes addresses of a peer for later dials.
+    pub async fn add_known(&self, peer: NodeId, addrs: Vec<Multiaddr>) {
+        drop(self.commands.send(Command::AddKnown { peer, addrs }).await);
+    }
+
+    /// Connects to an address and says who is there. With `/p2p/…` at its end, anybody else is refused.
+    pub async fn dial(&self, addr: Multiaddr) -> Result<NodeId, CallError> {
+        self.ask(|reply| Command::Dial { addr, reply }).await?
+    }
+
+    /// The `n` nodes nearest to a key that could be found before the deadline, nearest first; may hold this node.
+    pub async fn closest(&self, key: [u8; 32], n: usize, deadline: Duration) -> Vec<NodeId> {
+        let ask = |reply| Command::Closest {
+            key,
+            n,
+            deadline,
+            reply,
+        };
+        self.ask(ask).await.unwrap_or_default()
+    }
+
+    /// Opens the frame path to a peer: QUIC datagrams if there is a direct path, else over a stream. Of two members the
+    /// lower [`NodeId`] should open it; a link that is up already and was opened by the lower one stays.
+    pub async fn open_link(&self, peer: NodeId) -> Result<Box<dyn Link>, CallError> {
+        self.connect(peer, Vec::new()).await?;
+        let this = self.clone();
+        // quinn spawns its driver where it is called: that must be the net thread.
+        self.handle
+            .spawn(async move { this.open_link_here(peer).await })
+            .await
+            .map_err(|_| CallError::Stopped)?
+    }
+
+    /// As [`Overlay::open_link`], already on the net thread.
+    async fn open_link_here(&self, peer: NodeId) -> Result<Box<dyn Link>, CallError> {
+        if let Some(link) = direct_link(&self.port, peer).await? {
+            return Ok(link);
+        }
+        let stream = self.open_stream(peer, FRAMES).await?.into_inner();
+        let kind = self.path(peer).await.unwrap_or(PathKind::Relayed);
+        StreamLink::new(&self.port, peer, self.me, kind, stream)
+            .map(|l| Box::new(l) as Box<dyn Link>)
+            .ok_or(CallError::LinkExists(peer))
+    }
+
+    async fn path(&self, peer: NodeId) -> Option<PathKind> {
+        self.peers().await.into_iter().find(|p| p.id == peer).map(|p| p.path)
+    }
+
+    /// The connected peers.
+    pub async fn peers(&self) -> Vec<PeerInfo> {
+        self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// The overlay as a whole.
+    pub async fn status(&self) -> Result<NetStatus, CallError> {
+        self.ask(Command::Status).await
+    }
+
+    /// Addresses that are worth writing into a ticket, best first, with `/p2p/…` at their ends.
+    pub async fn dial_addrs(&self) -> Vec<Multiaddr> {
+        self.ask(Command::DialAddrs).await.unwrap_or_default()
+    }
+
+    /// Who is a member of a LAN of ours: never refused by limits, kept connected, remembered.
+    pub async fn set_members(&self, members: BTreeSet<NodeId>) {
+        drop(self.commands.send(Command::SetMembers(members)).await);
+    }
+
+    /// Who is blocked: connections and links are closed, and refused from now on.
+    pub async fn block(&self, peers: BTreeSet<NodeId>) {
+        drop(self.commands.send(Command::Block(peers)).await);
+    }
+
+    /// Names of interfaces that lead into tunnels of this node (TAPs, bridges that only join TAPs): their addresses are
+    /// never announced, and nothing behind them is ever dialled.
+    pub async fn set_excluded_interfaces(&self, names: Vec<String>) {
+        drop(self.commands.send(Command::Exclude(names.into_iter().collect())).await);
+    }
+
+    /// Closes all connections to a peer. A member is dialled again.
+    pub async fn close(&self, peer: NodeId) {
+        drop(self.commands.send(Command::Close(peer)).await);
+    }
+
+    /// Writes the peer book, closes everything and ends the net thread.
+    pub async fn shutdown(&self) {
+        drop(self.ask(Command::Shutdown).await);
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, CallError> {
+        let (tx, rx) = oneshot::channel();
+        self.commands.send(command(tx)).await.map_err(|_| CallError::Stopped)?;
+        rx.await.map_err(|_| CallError::Stopped)
+    }
+}
+
+/// A link over the direct path, from the address that the live control connection uses, so that a punched hole serves
+/// both planes. `None` if there is no direct path. Must run on the net thread.
+pub(super) async fn direct_link(port: &Arc<Port>, peer: NodeId) -> Result<Option<Box<dyn Link>>, CallError> {
+    let unreachable = |why: String| CallError::Unreachable { peer, why };
+    let id = path::peer_id(peer).ok_or_else(|| unreachable("its id is no Ed25519 key".into()))?;
+    if port.is_blocked(peer) {
+        return Err(CallError::Blocked(peer));
+    }
+    let Some(control) = port.control(&id).pop() else {
+        return Ok(None);
+    };
+    let conn = port
+        .connect_frames(id, control.remote_address())
+        .await
+        .map_err(|e: PortError| unreachable(e.to_string()))?;
+    QuicLink::new(port, peer, port.me, conn)
+        .map(|l| Some(Box::new(l) as Box<dyn Link>))
+        .ok_or(CallError::LinkExists(peer))
+}
+
+fn open_error(peer: NodeId, protocol: &'static str, e: OpenFailed) -> CallError {
+    match e {
+        OpenFailed::NotConnected => CallError::Unreachable {
+            peer,
+            why: "the connection closed".into(),
+        },
+        OpenFailed::Busy => CallError::Busy(peer),
+        OpenFailed::Unsupported => CallError::Unsupported { peer, protocol },
+        OpenFailed::TimedOut => CallError::TimedOut {
+            peer,
+            protocol,
+            after: defaults::OPEN_FOR,
+        },
+        OpenFailed::Io(e) => CallError::Closed {
+            peer,
+            protocol,
+            why: wire::fault::plain(&e.to_string()),
+        },
+    }
+}

@@ -1,0 +1,503 @@
+//! The one UDP port: its socket, its QUIC endpoint, who is connected over it, and the door through which handshakes come in.
+
+use super::{
+    plane::{self, Plane},
+    tls::{self, TlsError},
+};
+use crate::{
+    defaults, path,
+    punch::{PunchId, Punches, Verdict},
+};
+use libp2p::{PeerId, identity::Keypair};
+use quinn_proto::{HashedConnectionIdGenerator, crypto::HmacKey};
+use rustix::net as rnet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use wire::{NodeId, NodeKey};
+
+/// Application codes with which this node closes QUIC connections; docs/wire.md lists them.
+pub(super) mod close {
+    /// The node stops.
+    pub(crate) const BYE: u32 = 0;
+    /// The peer is blocked, or may not have a link.
+    pub(crate) const REFUSED: u32 = 1;
+    /// A newer link to the same peer took over.
+    pub(crate) const REPLACED: u32 = 2;
+    /// A connection came from a punched address, but from another peer than the one awaited.
+    pub(crate) const WRONG_PEER: u32 = 3;
+}
+
+/// A peer that proved its key on a connection of one plane.
+pub(super) struct Arrived {
+    pub(super) peer: PeerId,
+    pub(super) conn: quinn::Connection,
+}
+
+type PunchDone = oneshot::Sender<quinn::Connection>;
+
+/// A link under way or up, so that a newer one can end it.
+pub(super) struct LinkSlot {
+    pub(super) serial: u64,
+    /// Who opened it.
+    pub(super) initiator: NodeId,
+    /// Whether it runs over a stream and so should be replaced once there is a direct path.
+    pub(super) fallback: bool,
+    /// Ends it.
+    pub(super) end: Box<dyn Fn(u32, &str) + Send>,
+}
+
+#[derive(Default)]
+struct State {
+    punches: Punches,
+    punch_done: BTreeMap<PunchId, PunchDone>,
+    control: BTreeMap<PeerId, Vec<quinn::Connection>>,
+    frames: BTreeMap<NodeId, quinn::Connection>,
+    links: BTreeMap<NodeId, LinkSlot>,
+    next_serial: u64,
+    rtts: BTreeMap<NodeId, Duration>,
+    members: BTreeSet<NodeId>,
+    blocked: BTreeSet<NodeId>,
+}
+
+/// The port.
+pub(super) struct Port {
+    pub(super) me: NodeId,
+    pub(super) keypair: Keypair,
+    pub(super) endpoint: quinn::Endpoint,
+    /// The same socket, for punch packets.
+    socket: tokio::net::UdpSocket,
+    state: Mutex<State>,
+}
+
+impl Port {
+    /// Binds the port. Must run inside the net thread's runtime.
+    pub(super) fn bind(key: &NodeKey, keypair: Keypair, listen: SocketAddr) -> Result<Arc<Self>, PortError> {
+        let failed = |source| PortError::Bind { listen, source };
+        let socket = udp_socket(listen).map_err(failed)?;
+        let punch_socket = socket.try_clone().map_err(failed)?;
+        let endpoint = quinn::Endpoint::new(
+            endpoint_config(key),
+            Some(plane::server_config(&keypair)?),
+            socket,
+            Arc::new(quinn::TokioRuntime),
+        )
+        .map_err(failed)?;
+        Ok(Arc::new(Self {
+            me: key.node_id(),
+            keypair,
+            endpoint,
+            socket: tokio::net::UdpSocket::from_std(punch_socket).map_err(failed)?,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// The address that the socket is bound to.
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in this module panics while it holds the lock; if it ever does, the maps are still whole.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A control connection is up.
+    pub(super) fn register(&self, peer: PeerId, conn: &quinn::Connection) {
+        let mut s = self.lock();
+        let list = s.control.entry(peer).or_default();
+        list.retain(|c| c.close_reason().is_none());
+        list.push(conn.clone());
+    }
+
+    /// A control connection is gone.
+    pub(super) fn unregister(&self, peer: PeerId, conn: &quinn::Connection) {
+        let mut s = self.lock();
+        if let Some(list) = s.control.get_mut(&peer) {
+            list.retain(|c| c.stable_id() != conn.stable_id() && c.close_reason().is_none());
+            if list.is_empty() {
+                s.control.remove(&peer);
+            }
+        }
+    }
+
+    /// Live control connections to a peer, oldest first.
+    pub(super) fn control(&self, peer: &PeerId) -> Vec<quinn::Connection> {
+        let s = self.lock();
+        let list = s.control.get(peer).map_or(&[][..], |v| v);
+        list.iter().filter(|c| c.close_reason().is_none()).cloned().collect()
+    }
+
+    /// The frame connection to a peer, if its link runs over QUIC.
+    pub(super) fn frames(&self, peer: NodeId) -> Option<quinn::Connection> {
+        self.lock()
+            .frames
+            .get(&peer)
+            .filter(|c| c.close_reason().is_none())
+            .cloned()
+    }
+
+    /// Notes a round trip to a peer, measured by ping; `None` when it is gone.
+    pub(super) fn set_rtt(&self, peer: NodeId, rtt: Option<Duration>) {
+        let mut s = self.lock();
+        match rtt {
+            Some(rtt) => s.rtts.insert(peer, rtt),
+            None => s.rtts.remove(&peer),
+        };
+    }
+
+    /// The round trip that ping saw last.
+    pub(super) fn rtt(&self, peer: NodeId) -> Option<Duration> {
+        self.lock().rtts.get(&peer).copied()
+    }
+
+    /// How many links are up.
+    pub(super) fn links(&self) -> usize {
+        self.lock().links.len()
+    }
+
+    /// Replaces the set of members.
+    pub(super) fn set_members(&self, members: BTreeSet<NodeId>) {
+        self.lock().members = members;
+    }
+
+    /// Replaces the set of blocked peers and ends their links.
+    pub(super) fn set_blocked(&self, blocked: BTreeSet<NodeId>) {
+        let mut s = self.lock();
+        for (_, slot) in s.links.extract_if(.., |id, _| blocked.contains(id)) {
+            (slot.end)(close::REFUSED, "blocked");
+        }
+        s.blocked = blocked;
+    }
+
+    /// Whether a peer is blocked.
+    pub(super) fn is_blocked(&self, peer: NodeId) -> bool {
+        self.lock().blocked.contains(&peer)
+    }
+
+    /// Puts a link into the peer's slot and ends the one that it replaces; `None` if this one has to go.
+    ///
+    /// The newest wins. Only if both sides opened one at the same moment, the lower node's stays, so that both sides
+    /// keep the same. Strangers have few slots; a member always has one.
+    pub(super) fn claim_link(
+        &self,
+        peer: NodeId,
+        initiator: NodeId,
+        fallback: bool,
+        end: Box<dyn Fn(u32, &str) + Send>,
+    ) -> Option<u64> {
+        let mut s = self.lock();
+        if s.blocked.contains(&peer) {
+            return None;
+        }
+        let strangers = s.links.keys().filter(|id| !s.members.contains(id)).count();
+        match s.links.get(&peer) {
+            Some(old) => {
+                let lower = self.me.min(peer);
+                let better_path = old.fallback && !fallback;
+                if old.initiator == lower && initiator != lower && !better_path {
+                    return None;
+                }
+            }
+            None if !s.members.contains(&peer) && strangers >= defaults::STRANGER_LINKS => return None,
+            None => {}
+        }
+        s.next_serial += 1;
+        let serial = s.next_serial;
+        let slot = LinkSlot {
+            serial,
+            initiator,
+            fallback,
+            end,
+        };
+        if let Some(old) = s.links.insert(peer, slot) {
+            (old.end)(close::REPLACED, "a newer link took over");
+        }
+        Some(serial)
+    }
+
+    /// Notes the connection that carries a peer's link, for figures.
+    pub(super) fn note_frames(&self, peer: NodeId, conn: &quinn::Connection) {
+        self.lock().frames.insert(peer, conn.clone());
+    }
+
+    /// A link is gone.
+    pub(super) fn release_link(&self, peer: NodeId, serial: u64) {
+        let mut s = self.lock();
+        if s.links.get(&peer).is_some_and(|l| l.serial == serial) {
+            s.links.remove(&peer);
+            s.frames.remove(&peer);
+        }
+    }
+
+    /// Whether this node opened a link to the peer that runs over a stream, and would better run directly.
+    pub(super) fn wants_direct_link(&self, peer: NodeId) -> bool {
+        self.lock()
+            .links
+            .get(&peer)
+            .is_some_and(|l| l.fallback && l.initiator == self.me)
+    }
+
+    /// Dials the frame plane of a peer at an address.
+    pub(super) async fn connect_frames(&self, peer: PeerId, addr: SocketAddr) -> Result<quinn::Connection, PortError> {
+        let config = plane::frame_config(&self.keypair, peer)?;
+        let connecting = self.endpoint.connect_with(config, addr, SERVER_NAME)?;
+        let conn = tokio::time::timeout(defaults::HANDSHAKE, connecting)
+            .await
+            .map_err(|_| PortError::TimedOut)??;
+        match tls::who(&conn) {
+            Some((p, Plane::Frames)) if p == peer => Ok(conn),
+            _ => Err(PortError::WrongPeer),
+        }
+    }
+
+    /// Dials the control plane. Without `reuse` another UDP port is taken, as AutoNAT's dial-back must.
+    pub(super) async fn connect_control(
+        &self,
+        peer: Option<PeerId>,
+        addr: SocketAddr,
+        reuse: bool,
+    ) -> Result<(PeerId, quinn::Connection), PortError> {
+        let config = plane::control_config(&self.keypair, peer)?;
+        let connecting = if reuse {
+            self.endpoint.connect_with(config, addr, SERVER_NAME)?
+        } else {
+            other_endpoint(addr)?.connect_with(config, addr, SERVER_NAME)?
+        };
+        let conn = tokio::time::timeout(defaults::HANDSHAKE, connecting)
+            .await
+            .map_err(|_| PortError::TimedOut)??;
+        match tls::who(&conn) {
+            Some((p, Plane::Control)) if peer.is_none_or(|want| want == p) => Ok((p, conn)),
+            _ => Err(PortError::WrongPeer),
+        }
+    }
+
+    /// Sends punch packets to `addr` until the peer's connection arrives from there.
+    pub(super) async fn punch(&self, peer: PeerId, addr: SocketAddr) -> Result<quinn::Connection, PortError> {
+        let (tx, mut rx) = oneshot::channel();
+        let id = {
+            let mut s = self.lock();
+            let id = s
+                .punches
+                .expect(Instant::now(), peer, addr)
+                .map_err(|_| PortError::TooManyPunches)?;
+            let State {
+                punches: _, punch_done, ..
+            } = &mut *s;
+            punch_done.retain(|_, tx| !tx.is_closed());
+            punch_done.insert(id, tx);
+            id
+        };
+        let end = tokio::time::sleep(defaults::PUNCH_FOR);
+        tokio::pin!(end);
+        loop {
+            let bytes: [u8; defaults::PUNCH_BYTES] = rand::random();
+            if let Err(e) = self.socket.send_to(&bytes, self.for_socket(addr)).await {
+                tracing::debug!(%addr, error = %e, "punch packet not sent");
+            }
+            let (least, most) = defaults::PUNCH_PAUSE_MS;
+            let pause = tokio::time::sleep(Duration::from_millis(rand::random_range(least..=most)));
+            tokio::select! {
+                conn = &mut rx => return conn.map_err(|_| PortError::TimedOut),
+                () = &mut end => {
+                    let mut s = self.lock();
+                    s.punches.remove(id);
+                    s.punch_done.remove(&id);
+                    return Err(PortError::TimedOut);
+                }
+                () = pause => {}
+            }
+        }
+    }
+
+    /// IPv4 destinations of a dual-stack socket are written as v4-mapped.
+    fn for_socket(&self, addr: SocketAddr) -> SocketAddr {
+        match (addr, self.local_addr()) {
+            (SocketAddr::V4(a), Ok(SocketAddr::V6(_))) => SocketAddr::new(a.ip().to_ipv6_mapped().into(), a.port()),
+            _ => addr,
+        }
+    }
+
+    /// Takes in handshakes until the endpoint closes.
+    pub(super) async fn accept(self: Arc<Self>, control: mpsc::Sender<Arrived>, frames: mpsc::Sender<Arrived>) {
+        let slots = Arc::new(Semaphore::new(defaults::MAX_HANDSHAKES));
+        while let Some(incoming) = self.endpoint.accept().await {
+            // Under load a source has to prove its address before it costs a slot: forged ones then cost nothing.
+            let busy = slots.available_permits() < defaults::MAX_HANDSHAKES / 2;
+            if busy && incoming.may_retry() && !incoming.remote_address_validated() {
+                if incoming.retry().is_err() {
+                    tracing::debug!("a retry could not be sent");
+                }
+                continue;
+            }
+            let Ok(slot) = slots.clone().try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            let (port, control, frames) = (self.clone(), control.clone(), frames.clone());
+            tokio::spawn(async move {
+                if let Ok(Some((arrived, to))) = tokio::time::timeout(defaults::HANDSHAKE, port.admit(incoming)).await {
+                    let queue = if to == Plane::Control { control } else { frames };
+                    if queue.send(arrived).await.is_err() {
+                        tracing::debug!("a connection arrived while the node stops");
+                    }
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    async fn admit(&self, incoming: quinn::Incoming) -> Option<(Arrived, Plane)> {
+        let conn = match incoming.accept() {
+            Ok(connecting) => connecting.await,
+            Err(e) => Err(e),
+        }
+        .inspect_err(|e| tracing::debug!(error = %e, "inbound handshake failed"))
+        .ok()?;
+        let (peer, plane) = tls::who(&conn)?;
+        let node = path::node_id(&peer);
+        if node.is_some_and(|n| self.is_blocked(n)) {
+            conn.close(close::REFUSED.into(), b"blocked");
+            return None;
+        }
+        if plane == Plane::Frames {
+            node?;
+            conn.set_max_concurrent_bi_streams(0u32.into());
+            plane::open_up(&conn);
+            return Some((Arrived { peer, conn }, plane));
+        }
+        let done = {
+            let mut s = self.lock();
+            match s.punches.arrived(Instant::now(), peer, conn.remote_address()) {
+                Verdict::Ordinary => None,
+                Verdict::Awaited(id) => s.punch_done.remove(&id),
+                Verdict::WrongPeer => {
+                    tracing::debug!(%peer, "refused: came from a punched address, but is not the awaited peer");
+                    conn.close(close::WRONG_PEER.into(), b"wrong peer");
+                    return None;
+                }
+            }
+        };
+        match done.map(|tx| tx.send(conn.clone())) {
+            Some(Ok(())) => None,
+            _ => Some((Arrived { peer, conn }, plane)),
+        }
+    }
+}
+
+/// libp2p's certificates name no host; TLS wants some name.
+const SERVER_NAME: &str = "l";
+
+/// The port could not be bound, or an address not be reached over it.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The UDP port is taken or the address is not this machine's.
+    #[error("cannot open UDP {listen}: {source}")]
+    Bind {
+        /// The address asked for.
+        listen: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A second socket could not be opened.
+    #[error("cannot open a UDP socket: {0}")]
+    Socket(#[from] io::Error),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The dial could not begin.
+    #[error("cannot dial: {0}")]
+    Connect(#[from] quinn::ConnectError),
+    /// The connection ended in the handshake.
+    #[error(transparent)]
+    Connection(#[from] quinn::ConnectionError),
+    /// Nobody answered.
+    #[error("no answer in {} s", defaults::HANDSHAKE.as_secs())]
+    TimedOut,
+    /// Somebody else answered.
+    #[error("another peer answered at this address")]
+    WrongPeer,
+    /// Too many punches.
+    #[error("already {} hole punches under way", defaults::MAX_PUNCHES)]
+    TooManyPunches,
+}
+
+/// Reset tokens and connection ids are derived from the identity, so that a node that was killed and came back can tell
+/// its old peers at once that their connections are gone.
+fn endpoint_config(key: &NodeKey) -> quinn::EndpointConfig {
+    let secret = key.secret();
+    let mut c = quinn::EndpointConfig::new(Arc::new(ResetKey(blake3::derive_key("lanline quic reset v1", &secret))));
+    let mut cid = [0; 8];
+    cid.copy_from_slice(&blake3::derive_key("lanline quic cid v1", &secret)[..8]);
+    let cid = u64::from_le_bytes(cid);
+    c.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid)));
+    c.supported_versions(vec![1]);
+    c
+}
+
+struct ResetKey([u8; 32]);
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], out: &mut [u8]) {
+        let tag = blake3::keyed_hash(&self.0, data);
+        let n = out.len().min(tag.as_bytes().len());
+        out[..n].copy_from_slice(&tag.as_bytes()[..n]);
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn_proto::crypto::CryptoError> {
+        let given: [u8; 32] = signature.try_into().map_err(|_| quinn_proto::crypto::CryptoError)?;
+        // blake3::Hash compares in constant time.
+        if blake3::keyed_hash(&self.0, data) == blake3::Hash::from(given) {
+            Ok(())
+        } else {
+            Err(quinn_proto::crypto::CryptoError)
+        }
+    }
+}
+
+fn other_endpoint(to: SocketAddr) -> Result<quinn::Endpoint, PortError> {
+    let any: SocketAddr = match to {
+        SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = udp_socket(any)?;
+    Ok(quinn::Endpoint::new(
+        quinn::EndpointConfig::default(),
+        None,
+        socket,
+        Arc::new(quinn::TokioRuntime),
+    )?)
+}
+
+/// A bound UDP socket with large buffers; `[::]` takes IPv4 as well.
+fn udp_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let (family, v6) = match addr {
+        SocketAddr::V4(_) => (rnet::AddressFamily::INET, false),
+        SocketAddr::V6(_) => (rnet::AddressFamily::INET6, true),
+    };
+    let flags = rnet::SocketFlags::CLOEXEC | rnet::SocketFlags::NONBLOCK;
+    let fd = rnet::socket_with(family, rnet::SocketType::DGRAM, flags, Some(rnet::ipproto::UDP))?;
+    if v6 {
+        rnet::sockopt::set_ipv6_v6only(&fd, !addr.ip().is_unspecified())?;
+    }
+    // Root may pass the system's limit; others take what the limit gives.
+    let size = defaults::SOCKET_BUFFER;
+    if rnet::sockopt::set_socket_recv_buffer_size_force(&fd, size).is_err() {
+        rnet::sockopt::set_socket_recv_buffer_size(&fd, size)?;
+    }
+    if rnet::sockopt::set_socket_send_buffer_size_force(&fd, size).is_err() {
+        rnet::sockopt::set_socket_send_buffer_size(&fd, size)?;
+    }
+    rnet::bind(&fd, &addr)?;
+    Ok(fd.into())
+}

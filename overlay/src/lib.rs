@@ -1,0 +1,25 @@
+//! Who we are, who our peers are, and how bytes reach them: identity, the one port, the libp2p swarm, paths and links,
+//! membership of LANs, tickets and grants.
+//!
+//! What it does not do: it carries frames as opaque datagrams and knows nothing of Ethernet; it answers no question
+//! about resources; it stores no image. Everything outside [`io`] is pure.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::panic,
+        reason = "tests may read clocks and fail loudly"
+    )
+)]
+
+pub mod admission;
+pub mod defaults;
+pub mod grant;
+pub mod io;
+pub mod membership;
+pub mod path;
+pub mod peer_book;
+pub mod punch;
+pub mod redial;
+pub mod ticket;

@@ -1,0 +1,301 @@
+//! What an address says: where it leads, whether it may be dialled or told to others, and which of several
+//! connections to a peer is the best.
+
+use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, multiaddr::Protocol};
+use std::net::{IpAddr, SocketAddr};
+use wire::{NodeId, link::PathKind};
+
+/// The same key in wire's form; `None` if the peer's key is not Ed25519 (no lanline node has such a key).
+pub fn node_id(peer: &PeerId) -> Option<NodeId> {
+    NodeId::from_peer_id_bytes(&peer.to_bytes())
+}
+
+/// The same key in libp2p's form; `None` if the bytes are no PeerId (cannot happen with 32 bytes, and is not assumed).
+pub fn peer_id(node: NodeId) -> Option<PeerId> {
+    PeerId::from_bytes(&node.to_peer_id_bytes()).ok()
+}
+
+/// What an address leads through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Kind of path.
+    pub kind: PathKind,
+    /// Who relays, on a relayed path.
+    pub relay: Option<PeerId>,
+    /// Far end of the underlay, except on a relayed path.
+    pub socket: Option<SocketAddr>,
+}
+
+/// Reads an address; `None` if it names neither IP, nor DNS, nor a relay.
+pub fn route(addr: &Multiaddr) -> Option<Route> {
+    let mut relay = None;
+    for p in addr.iter() {
+        match p {
+            Protocol::P2p(id) => relay = Some(id),
+            Protocol::P2pCircuit => {
+                return Some(Route {
+                    kind: PathKind::Relayed,
+                    relay,
+                    socket: None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let quic = addr.iter().any(|p| p == Protocol::QuicV1);
+    let tcp = addr.iter().any(|p| matches!(p, Protocol::Tcp(_)));
+    let kind = match (quic, tcp) {
+        (true, _) => PathKind::Direct,
+        (_, true) => PathKind::Tcp,
+        _ => return None,
+    };
+    Some(Route {
+        kind,
+        relay: None,
+        socket: socket_of(addr),
+    })
+}
+
+/// How a live connection runs. An inbound relayed connection shows its relay only in the local address.
+pub fn route_of(point: &ConnectedPoint) -> Option<Route> {
+    match point {
+        ConnectedPoint::Dialer { address, .. } => route(address),
+        ConnectedPoint::Listener {
+            local_addr,
+            send_back_addr,
+        } => match route(local_addr) {
+            Some(r) if r.kind == PathKind::Relayed => Some(r),
+            _ => route(send_back_addr),
+        },
+    }
+}
+
+/// IP and port at the front of an address.
+pub fn socket_of(addr: &Multiaddr) -> Option<SocketAddr> {
+    let mut it = addr.iter();
+    let ip = ip_of_part(&it.next()?)?;
+    match it.next()? {
+        Protocol::Udp(port) | Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+/// IP at the front of an address.
+pub fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
+    ip_of_part(&addr.iter().next()?)
+}
+
+fn ip_of_part(p: &Protocol<'_>) -> Option<IpAddr> {
+    match p {
+        Protocol::Ip4(ip) => Some((*ip).into()),
+        Protocol::Ip6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+/// `/ip4|ip6/…/udp/…/quic-v1` of a socket; v4-mapped addresses are shown as IPv4.
+pub fn quic_addr(s: SocketAddr) -> Multiaddr {
+    Multiaddr::empty()
+        .with(s.ip().to_canonical().into())
+        .with(Protocol::Udp(s.port()))
+        .with(Protocol::QuicV1)
+}
+
+/// The address with `/p2p/…` at its end, once.
+pub fn with_peer(addr: &Multiaddr, peer: PeerId) -> Option<Multiaddr> {
+    addr.clone().with_p2p(peer).ok()
+}
+
+/// The peer that an address ends in.
+pub fn peer_of(addr: &Multiaddr) -> Option<PeerId> {
+    match addr.iter().last()? {
+        Protocol::P2p(id) => Some(id),
+        _ => None,
+    }
+}
+
+/// Networks that the underlay must never use: those behind our own TAPs. Without this a tunnel would, sooner or later,
+/// run through itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prefixes(Vec<(IpAddr, u8)>);
+
+impl Prefixes {
+    /// From network address and prefix length in bits.
+    pub fn new(list: impl IntoIterator<Item = (IpAddr, u8)>) -> Self {
+        let mut v: Vec<_> = list.into_iter().map(|(ip, len)| (mask(ip, len), len)).collect();
+        v.sort_unstable();
+        v.dedup();
+        Self(v)
+    }
+
+    /// Whether an IP lies in one of the networks.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0
+            .iter()
+            .any(|(net, len)| net.is_ipv4() == ip.is_ipv4() && mask(ip, *len) == *net)
+    }
+
+    /// Whether an address begins with such an IP.
+    pub fn contains_addr(&self, addr: &Multiaddr) -> bool {
+        ip_of(addr).is_some_and(|ip| self.contains(ip))
+    }
+}
+
+fn mask(ip: IpAddr, len: u8) -> IpAddr {
+    match ip {
+        IpAddr::V4(a) => {
+            let m = u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0);
+            IpAddr::V4((u32::from(a) & m).into())
+        }
+        IpAddr::V6(a) => {
+            let m = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
+            IpAddr::V6((u128::from(a) & m).into())
+        }
+    }
+}
+
+/// Whether an address that a peer told us may be remembered and dialled. Loopback only counts from a peer that is
+/// itself on loopback; link-local IPv6 says nothing without its zone.
+pub fn usable(addr: &Multiaddr, peer_is_local: bool, excluded: &Prefixes) -> bool {
+    if route(addr).is_none() || excluded.contains_addr(addr) {
+        return false;
+    }
+    match ip_of(addr) {
+        None => true,
+        Some(ip) if ip.is_loopback() => peer_is_local,
+        Some(ip) if ip.is_unspecified() || ip.is_multicast() => false,
+        Some(IpAddr::V4(ip)) => !ip.is_broadcast(),
+        Some(IpAddr::V6(ip)) => !ip.is_unicast_link_local(),
+    }
+}
+
+/// Whether an IP is routable on the Internet, as far as its bits tell.
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(a) => {
+            let o = a.octets();
+            !(a.is_private()
+                || a.is_loopback()
+                || a.is_link_local()
+                || a.is_unspecified()
+                || a.is_broadcast()
+                || a.is_multicast()
+                || a.is_documentation()
+                || (o[0] == 100 && (64..128).contains(&o[1]))
+                || (o[0] == 198 && (18..20).contains(&o[1]))
+                || o[0] == 0
+                || o[0] >= 240)
+        }
+        IpAddr::V6(a) => {
+            a.segments()[0] & 0xe000 == 0x2000 && !(a.segments()[0] == 0x2001 && a.segments()[1] == 0x0db8)
+        }
+    }
+}
+
+/// Order of paths, best first: UDP straight, then TCP straight, then through a relay.
+pub fn rank(kind: PathKind) -> u8 {
+    match kind {
+        PathKind::Direct => 0,
+        PathKind::Tcp => 1,
+        PathKind::Relayed => 2,
+    }
+}
+
+/// The best of several connections to one peer: the best kind, and of one kind the newest, since an older one may have
+/// lost its network without knowing it yet. `seq` grows with each connection.
+pub fn best<'a, T>(conns: impl IntoIterator<Item = (&'a T, PathKind, u64)>) -> Option<&'a T> {
+    conns
+        .into_iter()
+        .min_by_key(|(_, kind, seq)| (rank(*kind), u64::MAX - seq))
+        .map(|(c, _, _)| c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn m(s: &str) -> Multiaddr {
+        s.parse().unwrap()
+    }
+
+    const PEER: &str = "12D3KooW9xk7Zp1gejwfwNpfm6L9zH5NL4Bx5rm94LRYJJHJuARZ";
+
+    #[test]
+    fn an_address_says_its_path() {
+        let r = route(&m("/ip4/10.0.0.1/udp/7/quic-v1")).unwrap();
+        assert_eq!((r.kind, r.socket), (PathKind::Direct, "10.0.0.1:7".parse().ok()));
+        assert_eq!(route(&m("/ip6/::1/tcp/9")).unwrap().kind, PathKind::Tcp);
+        let r = route(&m(&format!("/ip4/10.0.0.1/udp/7/quic-v1/p2p/{PEER}/p2p-circuit"))).unwrap();
+        assert_eq!((r.kind, r.relay), (PathKind::Relayed, PEER.parse().ok()));
+        assert_eq!(route(&m("/memory/5")), None);
+    }
+
+    #[test]
+    fn what_a_peer_says_is_filtered() {
+        let tap = Prefixes::new([("192.168.77.3".parse().unwrap(), 24)]);
+        let ok = |s: &str, local| usable(&m(s), local, &tap);
+        assert!(ok("/ip4/192.168.78.3/udp/7/quic-v1", false));
+        assert!(!ok("/ip4/192.168.77.9/udp/7/quic-v1", false), "inside the tunnel");
+        assert!(
+            !ok("/ip4/192.168.77.9/tcp/7", true),
+            "inside the tunnel, whoever says it"
+        );
+        assert!(!ok("/ip4/127.0.0.1/tcp/7", false));
+        assert!(ok("/ip4/127.0.0.1/tcp/7", true));
+        for bad in [
+            "/ip4/0.0.0.0/tcp/7",
+            "/ip4/224.0.0.1/udp/7/quic-v1",
+            "/ip6/fe80::1/tcp/7",
+            "/ip4/255.255.255.255/tcp/1",
+        ] {
+            assert!(!ok(bad, true), "{bad}");
+        }
+        assert!(ok("/dns4/example.org/udp/7/quic-v1", false));
+    }
+
+    #[test]
+    fn the_best_path_is_direct_then_new() {
+        let c = [
+            (1, PathKind::Relayed, 9),
+            (2, PathKind::Direct, 1),
+            (3, PathKind::Direct, 2),
+            (4, PathKind::Tcp, 8),
+        ];
+        let pick = |n: usize| best(c.iter().take(n).map(|(id, k, s)| (id, *k, *s))).copied();
+        assert_eq!((pick(0), pick(1), pick(2), pick(4)), (None, Some(1), Some(2), Some(3)));
+    }
+
+    #[test]
+    fn ids_convert_both_ways() {
+        let p: PeerId = PEER.parse().unwrap();
+        let n = node_id(&p).unwrap();
+        assert_eq!((peer_id(n), n.to_string()), (Some(p), PEER.to_string()));
+    }
+
+    #[test]
+    fn public_addresses() {
+        for (ip, want) in [
+            ("8.8.8.8", true),
+            ("100.64.1.1", false),
+            ("10.1.1.1", false),
+            ("2a00::1", true),
+            ("fd00::1", false),
+            ("::ffff:10.0.0.1", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_public(ip.parse().unwrap()), want, "{ip}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_holds_exactly_its_network(a: u32, b: u32, len in 0u8..=32) {
+            let p = Prefixes::new([(IpAddr::V4(a.into()), len)]);
+            let same = len == 0 || (a ^ b) >> (32 - u32::from(len)) == 0;
+            prop_assert_eq!(p.contains(IpAddr::V4(b.into())), same);
+            prop_assert!(p.contains(IpAddr::V4(a.into())));
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The overlay against itself and against stock libp2p, on loopback.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests may read clocks and fail loudly"
+)]
+
+mod calls;
+mod links;
+mod support;
