@@ -229,7 +229,8 @@ impl LanState {
             addrs: spec.addrs,
         };
         ticket.encode()?;
-        self.tickets.issue(now.wall, &ticket, spec.uses)?;
+        let serial = self.lans.get(lan).map_or(0, |l| l.last_serial);
+        self.tickets.issue(now.wall, &ticket, spec.uses, serial)?;
         self.touch();
         Ok(ticket)
     }
@@ -337,8 +338,8 @@ impl LanState {
             }
         };
         match decision {
-            Decision::New { role, issued } => {
-                if let Err(reply) = self.admit(now, from, &ask, role, issued) {
+            Decision::New { role, serial } => {
+                if let Err(reply) = self.admit(now, from, &ask, role, serial) {
                     return reply;
                 }
             }
@@ -348,19 +349,12 @@ impl LanState {
     }
 
     /// Signs a ticket's holder in. An eviction since the ticket was made is stronger than the ticket.
-    fn admit(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        ask: &Redeem,
-        role: Role,
-        issued: UnixMillis,
-    ) -> Result<(), AdmitReply> {
+    fn admit(&mut self, now: Now, from: NodeId, ask: &Redeem, role: Role, serial: u64) -> Result<(), AdmitReply> {
         let ttl = self.config.ttl;
         let Some(lan) = self.lans.get_mut(&ask.lan) else {
             return Err(refused("this node left the LAN"));
         };
-        if lan.eviction(from).is_some_and(|e| e.issued >= issued) {
+        if lan.eviction(from).is_some_and(|e| e.serial > serial) {
             return Err(refused("the LAN's owner put this node out after this ticket was made"));
         }
         if lan.len() >= STANDINGS_MAX && lan.get(from).is_none() {

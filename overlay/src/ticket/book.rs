@@ -19,7 +19,8 @@ struct Issued {
     lan: LanId,
     secret: Secret,
     role: Role,
-    issued: UnixMillis,
+    /// The largest serial that the LAN's key had signed when the ticket was made.
+    serial: u64,
     expires: UnixMillis,
     uses_left: u32,
     /// Who was signed in by it; they get the same answer again.
@@ -33,8 +34,8 @@ pub enum Decision {
     New {
         /// As what.
         role: Role,
-        /// When the ticket was made: an eviction since then is stronger than the ticket.
-        issued: UnixMillis,
+        /// The LAN's serial when the ticket was made: an eviction with a larger one is stronger than the ticket.
+        serial: u64,
     },
     /// The holder was signed in by this ticket before and did not get the answer: give it again.
     Again,
@@ -91,14 +92,15 @@ pub struct TicketBook {
 }
 
 impl TicketBook {
-    /// Writes a new ticket down. It must be durable before the ticket's text is shown.
-    pub fn issue(&mut self, now: UnixMillis, ticket: &Ticket, uses: u32) -> Result<(), BookFull> {
+    /// Writes a new ticket down, made when the LAN's key had signed up to `serial`. It must be durable before the
+    /// ticket's text is shown.
+    pub fn issue(&mut self, now: UnixMillis, ticket: &Ticket, uses: u32, serial: u64) -> Result<(), BookFull> {
         self.prune(now);
         let entry = Issued {
             lan: ticket.lan.clone(),
             secret: ticket.secret.clone(),
             role: ticket.role,
-            issued: now,
+            serial,
             expires: ticket.expires,
             uses_left: uses,
             holders: BTreeSet::new(),
@@ -142,7 +144,7 @@ impl TicketBook {
         }
         Ok(Decision::New {
             role: t.role,
-            issued: t.issued,
+            serial: t.serial,
         })
     }
 
@@ -155,11 +157,11 @@ impl TicketBook {
         }
     }
 
-    /// Whether a ticket made after `since` for this LAN is still open.
-    pub fn has_open_since(&self, wall: UnixMillis, lan: &LanId, since: UnixMillis) -> bool {
+    /// Whether a ticket of this LAN is open that was made after what has the serial `since` was signed.
+    pub fn has_open_since(&self, wall: UnixMillis, lan: &LanId, since: u64) -> bool {
         self.issued
             .values()
-            .any(|t| t.lan == *lan && t.issued > since && t.expires > wall && t.uses_left > 0)
+            .any(|t| t.lan == *lan && t.serial >= since && t.expires > wall && t.uses_left > 0)
     }
 
     /// How many tickets are remembered.
@@ -181,7 +183,7 @@ impl TicketBook {
                 .issued
                 .iter()
                 .filter(|(_, t)| over(t))
-                .min_by_key(|(_, t)| t.issued)
+                .min_by_key(|(_, t)| t.expires)
                 .map(|(id, _)| *id);
             match oldest {
                 Some(id) => self.issued.remove(&id),
@@ -244,7 +246,7 @@ mod tests {
     fn one_time_means_one_time_and_a_lost_answer_is_given_again() {
         let (t, at, wall) = (ticket(), Instant::now(), UnixMillis(1_700_000_000_000));
         let mut book = TicketBook::default();
-        book.issue(wall, &t, 1).unwrap();
+        book.issue(wall, &t, 1, 0).unwrap();
         let redeem = |book: &mut TicketBook, n: u8| book.redeem(at, wall, ME, node(n), &ask(&t, node(n)));
         assert!(matches!(
             redeem(&mut book, 1),
@@ -264,7 +266,7 @@ mod tests {
     fn a_count_is_a_count() {
         let (t, at, wall) = (ticket(), Instant::now(), UnixMillis(1_700_000_000_000));
         let mut book = TicketBook::default();
-        book.issue(wall, &t, 3).unwrap();
+        book.issue(wall, &t, 3, 0).unwrap();
         for n in 1..=3 {
             assert!(matches!(
                 book.redeem(at, wall, ME, node(n), &ask(&t, node(n))),
@@ -282,7 +284,7 @@ mod tests {
     fn the_makers_clock_ends_a_ticket_and_tells_only_who_knows_the_secret() {
         let (t, at) = (ticket(), Instant::now());
         let mut book = TicketBook::default();
-        book.issue(UnixMillis(1_700_000_000_000), &t, 1).unwrap();
+        book.issue(UnixMillis(1_700_000_000_000), &t, 1, 0).unwrap();
         let late = t.expires.plus(Duration::from_secs(60));
         let ago = Duration::from_secs(60);
         assert_eq!(
@@ -311,7 +313,7 @@ mod tests {
     fn wrong_proofs_are_limited_for_each_peer_even_when_the_next_is_right() {
         let (t, at, wall) = (ticket(), Instant::now(), UnixMillis(1_700_000_000_000));
         let mut book = TicketBook::default();
-        book.issue(wall, &t, 9).unwrap();
+        book.issue(wall, &t, 9, 0).unwrap();
         let good = ask(&t, node(1));
         let wrong = Redeem {
             proof: [0; 32],
@@ -342,17 +344,17 @@ mod tests {
             Ticket { id, ..ticket() }
         };
         for n in 0..TICKETS_MAX {
-            book.issue(wall, &numbered(n), 1).unwrap();
+            book.issue(wall, &numbered(n), 1, 0).unwrap();
         }
-        assert_eq!(book.issue(wall, &numbered(TICKETS_MAX), 1), Err(BookFull));
+        assert_eq!(book.issue(wall, &numbered(TICKETS_MAX), 1, 0), Err(BookFull));
         assert_eq!(book.len(), TICKETS_MAX);
         book.take(&numbered(7).id, node(1));
         assert_eq!(
-            book.issue(wall, &numbered(TICKETS_MAX), 1),
+            book.issue(wall, &numbered(TICKETS_MAX), 1, 0),
             Ok(()),
             "a used ticket makes room"
         );
-        assert_eq!(book.issue(wall.plus(TICKET_KEEP * 1000), &numbered(0), 1), Ok(()));
+        assert_eq!(book.issue(wall.plus(TICKET_KEEP * 1000), &numbered(0), 1, 0), Ok(()));
         assert_eq!(book.len(), 1, "tickets that ended long ago are forgotten");
         for n in 0..=WRONG_PROOF_PEERS_MAX {
             let mut id = [0; 32];
