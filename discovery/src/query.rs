@@ -96,6 +96,12 @@ impl Query {
     }
 }
 
+impl From<Namespace> for Query {
+    fn from(namespace: Namespace) -> Self {
+        Self::all(namespace)
+    }
+}
+
 /// Where a row came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {

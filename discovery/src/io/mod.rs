@@ -161,15 +161,15 @@ impl Discovery {
     }
 
     /// Asks the mesh. Fetching takes at most 70 % of `deadline` (10 ms to 10 s); the answer says how complete it is.
-    /// Dropping the future ends the find.
-    pub async fn find(&self, query: Query, deadline: Duration) -> Result<Answer, FindError> {
+    /// A [`wire::advert::Namespace`] alone asks for all of it. Dropping the future ends the find.
+    pub async fn find(&self, query: impl Into<Query>, deadline: Duration) -> Result<Answer, FindError> {
         let (sender, receiver) = oneshot::channel();
         let id = {
             let mut inner = self.shared.lock();
             if inner.ended {
                 return Err(FindError::Ended);
             }
-            let id = inner.engine.find(Instant::now(), wall(), query, deadline)?;
+            let id = inner.engine.find(Instant::now(), wall(), query.into(), deadline)?;
             inner.waiting.insert(id, sender);
             id
         };
