@@ -64,12 +64,11 @@ pub struct EvictArgs {
 
 /// `lan attach`.
 #[derive(Clone, Debug, Args)]
-#[group(id = "port", required = true, multiple = false, args = ["bridge", "tap"])]
 pub struct AttachArgs {
     /// Name of the LAN.
     pub name: String,
     /// A bridge, or a physical interface that is put into a bridge.
-    #[arg(long, value_name = "IFACE")]
+    #[arg(long, value_name = "IFACE", required_unless_present = "tap", conflicts_with = "tap")]
     pub bridge: Option<String>,
     /// A TAP to make.
     #[arg(long, value_name = "IFACE")]

@@ -11,8 +11,11 @@ use wire::{Fault, FaultKind};
 pub fn start(config: &Config) -> Result<(), Fault> {
     let level = &config.log_level;
     let filter = EnvFilter::try_new(level).map_err(|e| {
-        Fault::new(FaultKind::Usage, format!("setting log.level: '{level}' is not a log filter: {e}"))
-            .next("write a level such as info, or info,overlay=debug")
+        Fault::new(
+            FaultKind::Usage,
+            format!("setting log.level: '{level}' is not a log filter: {e}"),
+        )
+        .next("write a level such as info, or info,overlay=debug")
     })?;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let base = tracing_subscriber::registry().with(filter);

@@ -5,6 +5,7 @@
 )]
 
 pub mod client;
+pub mod daemon;
 pub mod logging;
 pub mod server;
 pub mod settings;

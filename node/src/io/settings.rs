@@ -14,7 +14,9 @@ use wire::{Fault, FaultKind};
 
 /// The environment as text; a variable that is not UTF-8 is as good as none.
 pub fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+        .collect()
 }
 
 /// The state folder of this process, absolute.
@@ -33,8 +35,10 @@ pub fn load(state: &Path, file: Option<&Path>, flags: Flags) -> Result<(Config, 
         Ok(text) => Some(text),
         Err(e) if e.kind() == ErrorKind::NotFound && file.is_none() => None,
         Err(e) => {
-            return Err(Fault::new(FaultKind::Usage, format!("settings file {}: {e}", path.display()))
-                .next("give a readable file: lanline up --config FILE"));
+            return Err(
+                Fault::new(FaultKind::Usage, format!("settings file {}: {e}", path.display()))
+                    .next("give a readable file: lanline up --config FILE"),
+            );
         }
     };
     config::resolve(&Sources {
@@ -54,9 +58,14 @@ pub fn up_options(state: Option<PathBuf>, file: Option<&Path>, flags: Flags) -> 
 
 fn read_bounded(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?.take(defaults::MAX_SETTINGS_FILE + 1).read_to_string(&mut text)?;
+    std::fs::File::open(path)?
+        .take(defaults::MAX_SETTINGS_FILE + 1)
+        .read_to_string(&mut text)?;
     if text.len() as u64 > defaults::MAX_SETTINGS_FILE {
-        return Err(std::io::Error::other(format!("longer than {} bytes", defaults::MAX_SETTINGS_FILE)));
+        return Err(std::io::Error::other(format!(
+            "longer than {} bytes",
+            defaults::MAX_SETTINGS_FILE
+        )));
     }
     Ok(text)
 }
@@ -78,6 +87,11 @@ mod tests {
         assert!(f.kind == FaultKind::Usage && f.what.contains("none.toml"), "{}", f.what);
         let long = vec![b'#'; usize::try_from(defaults::MAX_SETTINGS_FILE).unwrap() + 1];
         std::fs::write(dir.path().join(FILE_NAME), long).unwrap();
-        assert!(load(dir.path(), None, Flags::default()).unwrap_err().what.contains("longer than"));
+        assert!(
+            load(dir.path(), None, Flags::default())
+                .unwrap_err()
+                .what
+                .contains("longer than")
+        );
     }
 }

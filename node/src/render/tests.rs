@@ -1,1 +1,268 @@
+//! What people read, letter by letter.
 
+use super::*;
+use crate::api::*;
+use serde_json::json;
+use std::collections::BTreeMap;
+use wire::FaultKind;
+
+const PLAIN: View = View {
+    colour: false,
+    unicode: false,
+    width: 80,
+    now: UnixMillis(1_000_000_000),
+};
+const FULL: View = View {
+    colour: true,
+    unicode: true,
+    width: 80,
+    now: UnixMillis(1_000_000_000),
+};
+const ATTIC: &str = "12D3KooWJWoaqZhDaoEFshF7Rh1bpY9ohihFhzcW6d69Lr2NASuq";
+
+fn guest(name: &str, state: &str) -> GuestRow {
+    serde_json::from_value(json!({
+        "id": "6f1b0a52-3a7e-4d55-9d0c-0123456789ab", "name": name, "state": state, "host": ATTIC, "host_name": "attic",
+        "owner": ATTIC, "mine": true, "ip": "192.168.1.57", "mac": "02:00:5e:10:00:01", "lan": "home",
+        "image": "debian:12", "cpus": 2, "memory_bytes": 1u64 << 30, "accel": "tcg", "uptime_ms": 4_000_000, "note": null,
+    }))
+    .unwrap()
+}
+
+#[test]
+fn guests_are_aligned_and_coloured_only_where_there_are_colours() {
+    let rows = vec![
+        guest("web", "running"),
+        GuestRow {
+            ip: None,
+            uptime_ms: None,
+            note: Some("host unreachable".into()),
+            ..guest("a-long-name", "in-doubt")
+        },
+    ];
+    let want = "\
+NAME         STATE     HOST   IP            LAN   CPUS  MEMORY      UP  IMAGE      NOTE
+web          running   attic  192.168.1.57  home     2   1 GiB  66m40s  debian:12
+a-long-name  in-doubt  attic  -             home     2   1 GiB       -  debian:12  host unreachable
+";
+    assert_eq!(rows.human(&PLAIN), want);
+    assert!(rows.human(&FULL).contains("\x1b[32mrunning\x1b[0m"));
+    let strip = escape::text(&rows.human(&FULL));
+    assert_eq!(strip, rows.human(&PLAIN), "colours do not move a column");
+    assert!(Vec::<GuestRow>::new().human(&PLAIN).contains("lanline run"));
+}
+
+#[test]
+fn a_stranger_cannot_write_to_the_terminal() {
+    let bad = "x\x1b]0;owned\x07\n\x1b[2J";
+    let rows = vec![GuestRow {
+        name: bad.into(),
+        note: Some(bad.into()),
+        host_name: bad.into(),
+        ..guest("w", bad)
+    }];
+    let peers = vec![PeerRow {
+        id: ATTIC.into(),
+        name: Some(bad.into()),
+        path: PathView::Relayed,
+        relay: Some(bad.into()),
+        address: Some(bad.into()),
+        rtt_ms: Some(12.3),
+        loss: Some(0.015),
+        tx_bytes: 1,
+        rx_bytes: 2,
+        age_ms: 3,
+        agent: None,
+        lans: vec![bad.into()],
+    }];
+    let result = RunResult {
+        id: bad.into(),
+        name: bad.into(),
+        host: ATTIC.into(),
+        host_name: bad.into(),
+        ip: Some(bad.into()),
+        mac: bad.into(),
+        lan: Some(bad.into()),
+        image: bad.into(),
+        accel: bad.into(),
+        state: bad.into(),
+        image_bytes: 1,
+        bytes_from: BTreeMap::from([(bad.into(), 1)]),
+        steps: vec![],
+        total_ms: 1,
+    };
+    let fault = Fault::new(FaultKind::Refused, bad).next(bad);
+    let line = ProgressLine {
+        what: bad.into(),
+        note: Some(bad.into()),
+        ..ProgressLine::default()
+    };
+    for text in [
+        rows.human(&PLAIN),
+        peers.human(&PLAIN),
+        result.human(&PLAIN),
+        run_hints(&result, &PLAIN),
+        super::fault(&fault, &PLAIN),
+        step(bad, &PLAIN),
+        bar::line(&line, &PLAIN),
+        bar::Sparse::default().line(&line).unwrap(),
+    ] {
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        assert!(!text.contains("\n\x20[2J"), "{text:?}");
+    }
+}
+
+#[test]
+fn faults_say_what_and_next() {
+    let f = Fault::new(FaultKind::Refused, "attic refuses: you hold no grant.").next("on attic: lanline grant laptop");
+    assert_eq!(
+        fault(&f, &PLAIN),
+        "lanline: attic refuses: you hold no grant.\n  next: on attic: lanline grant laptop\n"
+    );
+    assert_eq!(
+        fault(&Fault::new(FaultKind::Failed, "x"), &FULL),
+        "\x1b[31mlanline:\x1b[0m x\n"
+    );
+}
+
+fn fetching(done: u64) -> ProgressLine {
+    ProgressLine {
+        what: "fetching debian:12".into(),
+        done: done << 20,
+        total: Some(200 << 20),
+        rate: Some(61 << 20),
+        peers: Some(4),
+        eta_ms: Some(2_800),
+        ..ProgressLine::default()
+    }
+}
+
+#[test]
+fn the_bar_says_bytes_rate_peers_and_time_and_never_wraps() {
+    let want = "fetching debian:12  [#####.....] 100 MiB of 200 MiB, 61 MiB/s, 4 peers, 2s left";
+    assert_eq!(bar::line(&fetching(100), &View { width: 80, ..PLAIN }), want);
+    assert!(bar::line(&fetching(100), &View { width: 200, ..FULL }).contains("[███████████████···············]"));
+    for width in [0, 1, 10, 40, 60, 80, 81, 200] {
+        for view in [PLAIN, FULL] {
+            let line = bar::line(&fetching(100), &View { width, ..view });
+            assert!(line.chars().count() <= width.saturating_sub(1), "{width}: {line}");
+        }
+    }
+    let over = ProgressLine {
+        done: 300,
+        total: Some(200),
+        ..ProgressLine::default()
+    };
+    assert!(
+        bar::line(&over, &PLAIN).contains("[##############################]"),
+        "{}",
+        bar::line(&over, &PLAIN)
+    );
+    let waiting = ProgressLine {
+        what: "waiting for an address".into(),
+        unit: Unit::Count,
+        ..ProgressLine::default()
+    };
+    assert_eq!(bar::line(&waiting, &PLAIN), "waiting for an address");
+    let millis = ProgressLine {
+        what: "waiting".into(),
+        done: 5_000,
+        total: Some(90_000),
+        unit: Unit::Millis,
+        ..ProgressLine::default()
+    };
+    assert!(bar::line(&millis, &PLAIN).ends_with("5s of at most 90s"));
+}
+
+#[test]
+fn a_file_gets_few_lines() {
+    let mut sparse = bar::Sparse::default();
+    let lines: Vec<String> = (0..=200).filter_map(|n| sparse.line(&fetching(n))).collect();
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    assert!(lines[0].starts_with("fetching debian:12: 0 B of 200 MiB") && lines[4].contains(": 200 MiB of 200 MiB"));
+    let next = ProgressLine {
+        what: "waiting for an address".into(),
+        ..ProgressLine::default()
+    };
+    assert_eq!(sparse.line(&next).as_deref(), Some("waiting for an address"));
+    assert_eq!(sparse.line(&next), None);
+}
+
+#[test]
+fn ends_and_ages() {
+    assert_eq!(PLAIN.ends(1_000_000_000 + 86_400_000 * 3), "in 3d00h");
+    assert_eq!(PLAIN.ends(999_999_999), "ended");
+    assert_eq!(PLAIN.ends(u64::MAX).get(..3), Some("in "));
+    assert_eq!(PLAIN.ago(1_000_000_000 - 5_000), "5s ago");
+    assert_eq!(PLAIN.ago(u64::MAX), "0ms ago");
+    assert_eq!((rtt(0.42), rtt(12.4)), ("0.4 ms".into(), "12 ms".into()));
+    assert_eq!((short(ATTIC), short("é")), ("9Lr2NASuq"[1..].into(), "é".into()));
+}
+
+#[test]
+fn a_stop_says_whether_the_guest_obeyed() {
+    let stop = |how: &str, obeyed| {
+        StopView {
+            id: String::new(),
+            name: "web".into(),
+            how: how.into(),
+            obeyed,
+            took_ms: 3_000,
+        }
+        .human(&PLAIN)
+    };
+    assert_eq!(stop("guest", Some(true)), "web shut itself down in 3s\n");
+    assert_eq!(
+        stop("quit", Some(false)),
+        "web did not shut down when asked; it was switched off after 3s\n"
+    );
+    assert_eq!(
+        stop("killed", Some(false)),
+        "web did not shut down when asked; its process was killed after 3s\n"
+    );
+    assert_eq!(stop("quit", None), "web was switched off in 3s\n");
+    assert_eq!(stop("already", None), "web was stopped already\n");
+}
+
+#[test]
+fn an_image_that_is_not_whole_is_never_said_to_be() {
+    let row = |have| ImageRow {
+        id: "a".repeat(52),
+        names: vec!["tiny:latest".into()],
+        size_bytes: 1 << 30,
+        stored_bytes: 1 << 20,
+        pieces_total: 1_000,
+        pieces_have: have,
+        complete: have == 1_000,
+        added: 1_000_000_000,
+    };
+    let cell = |have| vec![row(have)].human(&PLAIN).lines().nth(1).unwrap().to_owned();
+    assert!(cell(1_000).contains(" all "));
+    assert!(cell(999).contains(" 99% "));
+    assert!(cell(0).contains(" 0% "));
+    let empty = ImageRow {
+        pieces_total: 0,
+        pieces_have: 0,
+        complete: false,
+        ..row(0)
+    };
+    assert!(vec![empty].human(&PLAIN).contains(" 0% "));
+}
+
+#[test]
+fn a_ping_says_how_many_came_back() {
+    let reply = |seq, rtt_ms: Option<f64>| PingReply {
+        seq,
+        rtt_ms,
+        error: rtt_ms.is_none().then(|| "no answer in 1 s".into()),
+    };
+    let report = PingReport {
+        peer: ATTIC.into(),
+        name: Some("attic".into()),
+        frame: vec![reply(1, Some(20.0)), reply(2, None), reply(3, Some(22.0))],
+        control: vec![],
+    };
+    let want = "attic frame path seq=1 20 ms\nattic frame path seq=2 no answer in 1 s\nattic frame path seq=3 22 ms\n\
+                frame path: 2 of 3 came back, min/median/max 20.0/22.0/22.0 ms\ncontrol path: 0 of 0 came back\n";
+    assert_eq!(report.human(&PLAIN), want);
+}

@@ -1,0 +1,497 @@
+//! A node whose answers are known: enough to see that each route reaches its method with what was sent.
+
+use node::api::*;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU32, Ordering},
+};
+use tokio::sync::{Notify, Semaphore};
+use wire::{Fault, FaultKind};
+
+/// Answers by script: an argument `fault-KIND` fails with that kind, an image `slow` waits for `release`, an image
+/// `alone` until its reader has gone.
+pub struct Scripted {
+    /// Lets a slow operation go on, one a permit.
+    pub release: Semaphore,
+    /// Slow operations that began.
+    pub begun: Notify,
+    /// Slow operations that ended by themselves.
+    pub ended: AtomicU32,
+    /// Slow operations that were dropped before their end.
+    pub dropped: AtomicU32,
+    /// Told when either counter moved.
+    pub moved: Notify,
+    /// Told when the node was asked to end.
+    pub downed: Notify,
+}
+
+impl Default for Scripted {
+    fn default() -> Self {
+        Self {
+            release: Semaphore::new(0),
+            begun: Notify::new(),
+            ended: AtomicU32::new(0),
+            dropped: AtomicU32::new(0),
+            moved: Notify::new(),
+            downed: Notify::new(),
+        }
+    }
+}
+
+pub const ME: &str = "12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5";
+pub const PEER: &str = "12D3KooWJWoaqZhDaoEFshF7Rh1bpY9ohihFhzcW6d69Lr2NASuq";
+pub const IMAGE: &str = "4qv7k2m3n5p6q7r2s3t4u5v6w7x2y3z4a5b6c7d2e3f4g5h6i7ja";
+pub const GUEST: &str = "6f1b0a52-3a7e-4d55-9d0c-0123456789ab";
+
+pub fn kind(name: &str) -> Option<FaultKind> {
+    serde_json::from_value(serde_json::Value::String(name.strip_prefix("fault-")?.to_owned())).ok()
+}
+
+/// Fails if the argument says so, else gives `value`.
+fn by<T: Send + 'static>(arg: &str, value: T) -> Answer<'static, T> {
+    let end = match kind(arg) {
+        Some(k) => Err(Fault::new(k, format!("scripted {arg}")).next("do something else")),
+        None => Ok(value),
+    };
+    Box::pin(async move { end })
+}
+
+fn lan(name: &str) -> LanRow {
+    LanRow {
+        name: name.into(),
+        id: format!("{name}.abcdefghij"),
+        role: Role::Owner,
+        members: 3,
+        connected: 2,
+        ports: 1,
+        expires: None,
+    }
+}
+
+fn port(name: &str) -> PortRow {
+    PortRow {
+        id: 7,
+        name: name.into(),
+        kind: PortKind::Tap,
+        bridge: None,
+        up: true,
+        note: None,
+        rx_frames: 1,
+        tx_frames: 2,
+        rx_bytes: 60,
+        tx_bytes: 120,
+    }
+}
+
+fn image(name: &str) -> ImageRow {
+    ImageRow {
+        id: IMAGE.into(),
+        names: vec![name.into()],
+        size_bytes: 1 << 30,
+        stored_bytes: 50 << 20,
+        pieces_total: 800,
+        pieces_have: 800,
+        complete: true,
+        added: 1,
+    }
+}
+
+fn image_view(name: &str) -> ImageView {
+    ImageView {
+        image: image(name),
+        kernel: true,
+        initrd: false,
+        cmdline: None,
+        providers: vec![PEER.into()],
+    }
+}
+
+fn guest(name: &str) -> GuestRow {
+    GuestRow {
+        id: GUEST.into(),
+        name: name.into(),
+        state: "running".into(),
+        host: PEER.into(),
+        host_name: "attic".into(),
+        owner: ME.into(),
+        mine: true,
+        ip: Some("192.168.1.57".into()),
+        mac: "02:00:5e:10:00:01".into(),
+        lan: Some("home".into()),
+        image: "tiny:latest".into(),
+        cpus: 1,
+        memory_bytes: 512 << 20,
+        accel: "tcg".into(),
+        uptime_ms: Some(61_000),
+        note: None,
+    }
+}
+
+fn grant(id: &str) -> GrantRow {
+    GrantRow {
+        id: id.into(),
+        direction: Direction::Given,
+        peer: PEER.into(),
+        name: None,
+        cpus: 2,
+        memory_bytes: 1 << 30,
+        vms: 4,
+        expires: u64::MAX,
+        revoked: false,
+    }
+}
+
+/// Counts what became of a slow operation.
+struct Slow<'a>(&'a Scripted, bool);
+
+impl Drop for Slow<'_> {
+    fn drop(&mut self) {
+        let counter = if self.1 { &self.0.ended } else { &self.0.dropped };
+        counter.fetch_add(1, Ordering::SeqCst);
+        self.0.moved.notify_waiters();
+    }
+}
+
+impl Scripted {
+    async fn slow(&self, progress: &Progress, alone: bool) {
+        let mut slow = Slow(self, false);
+        self.begun.notify_one();
+        match alone {
+            true => progress.reader_gone().await,
+            false => self.release.acquire().await.unwrap().forget(),
+        }
+        slow.1 = true;
+    }
+
+    async fn run_script(&self, req: RunRequest, progress: Progress) -> Result<RunResult, Fault> {
+        progress.waiting("asking hosts");
+        progress.step("host", 12, "chose attic (12 ms, tcg)");
+        for done in [0, 20 << 20, 40 << 20] {
+            progress.progress(ProgressLine {
+                what: format!("fetching {}", req.image),
+                done,
+                total: Some(40 << 20),
+                rate: Some(10 << 20),
+                peers: Some(2),
+                eta_ms: Some(1_000),
+                ..ProgressLine::default()
+            });
+        }
+        if req.image == "slow" || req.image == "alone" {
+            self.slow(&progress, req.image == "alone").await;
+        }
+        if let Some(k) = kind(&req.image) {
+            return Err(Fault::new(k, "scripted failure of run"));
+        }
+        progress.step("started", 900, "web runs on attic");
+        Ok(RunResult {
+            id: GUEST.into(),
+            name: req.name.unwrap_or_else(|| "web".into()),
+            host: PEER.into(),
+            host_name: "attic".into(),
+            ip: (req.wait == WaitFor::Ip).then(|| "192.168.1.57".into()),
+            mac: "02:00:5e:10:00:01".into(),
+            lan: req.lan,
+            image: IMAGE.into(),
+            accel: "tcg".into(),
+            state: "running".into(),
+            image_bytes: 40 << 20,
+            bytes_from: BTreeMap::from([(PEER.into(), 40 << 20)]),
+            steps: vec![StepLine {
+                step: "host".into(),
+                at_ms: 12,
+                note: "chose attic".into(),
+            }],
+            total_ms: 1_500,
+        })
+    }
+}
+
+impl Service for Scripted {
+    fn status(&self) -> Answer<'_, Status> {
+        let status = Status {
+            id: ME.into(),
+            name: "laptop".into(),
+            version: "0.1.0".into(),
+            state: "/s".into(),
+            pid: std::process::id(),
+            listen: vec!["/ip4/127.0.0.1/udp/4400/quic-v1".into()],
+            observed: vec![],
+            reachability: "unknown".into(),
+            peers: 2,
+            lans: vec![lan("home")],
+            guests: GuestCounts { here: 0, mine: 1 },
+            offer: None,
+            uptime_ms: 5_000,
+        };
+        by("", status)
+    }
+    fn peers(&self) -> Answer<'_, Vec<PeerRow>> {
+        by("", vec![])
+    }
+    fn ping(&self, req: PingRequest) -> Answer<'_, PingReport> {
+        let all = |ms: Option<f64>| {
+            (1..=req.count)
+                .map(|seq| PingReply {
+                    seq,
+                    rtt_ms: ms,
+                    error: None,
+                })
+                .collect()
+        };
+        let frame = all((req.peer != "silent").then_some(20.5));
+        by(
+            &req.peer.clone(),
+            PingReport {
+                peer: PEER.into(),
+                name: Some(req.peer),
+                frame,
+                control: all(Some(21.0)),
+            },
+        )
+    }
+    fn doctor(&self) -> Answer<'_, DoctorReport> {
+        let check = Check {
+            name: "kvm".into(),
+            verdict: Verdict::Warn,
+            found: "no /dev/kvm".into(),
+            fix: Some("x".into()),
+        };
+        by("", DoctorReport { checks: vec![check] })
+    }
+    fn config_show(&self) -> Answer<'_, ConfigView> {
+        by(
+            "",
+            ConfigView {
+                file: None,
+                settings: vec![],
+            },
+        )
+    }
+    fn metrics(&self) -> Answer<'_, String> {
+        by("", "# TYPE lanline_peers gauge\nlanline_peers 2\n# EOF\n".into())
+    }
+    fn down(&self) -> Answer<'_, Down> {
+        self.downed.notify_one();
+        by(
+            "",
+            Down {
+                pid: std::process::id(),
+                guests_left: 1,
+            },
+        )
+    }
+    fn lans(&self) -> Answer<'_, Vec<LanRow>> {
+        by("", vec![lan("home")])
+    }
+    fn lan_create(&self, req: LanCreate) -> Answer<'_, LanRow> {
+        by(&req.name, lan(&req.name))
+    }
+    fn lan_show(&self, name: String) -> Answer<'_, LanView> {
+        let view = LanView {
+            lan: lan(&name),
+            member_list: vec![],
+            port_list: vec![],
+            fdb: vec![],
+            drops: BTreeMap::new(),
+        };
+        by(&name, view)
+    }
+    fn lan_attach(&self, name: String, req: LanAttach) -> Answer<'_, PortRow> {
+        by(&name, port(&req.tap.or(req.bridge).unwrap_or_default()))
+    }
+    fn lan_detach(&self, name: String, req: LanDetach) -> Answer<'_, Detached> {
+        by(
+            &name.clone(),
+            Detached {
+                lan: name,
+                ports: req.tap.into_iter().collect(),
+            },
+        )
+    }
+    fn lan_invite(&self, name: String, req: LanInvite) -> Answer<'_, TicketOut> {
+        let (role, uses) = (req.role, req.uses.unwrap_or(1));
+        by(
+            &name.clone(),
+            TicketOut {
+                ticket: "lan1abc".into(),
+                lan: name,
+                role,
+                expires: u64::MAX,
+                uses,
+                addresses: vec![],
+            },
+        )
+    }
+    fn lan_evict(&self, name: String, req: LanEvict) -> Answer<'_, Evicted> {
+        by(
+            &req.peer.clone(),
+            Evicted {
+                lan: name,
+                peer: req.peer,
+                told: 1,
+            },
+        )
+    }
+    fn join(&self, req: JoinRequest, _: Progress) -> Answer<'_, JoinResult> {
+        let (id, role) = (format!("home.{}", req.ticket), Role::Member);
+        by(
+            &req.ticket,
+            JoinResult {
+                lan: "home".into(),
+                id,
+                role,
+                expires: None,
+                signed_by: PEER.into(),
+                members: 2,
+            },
+        )
+    }
+    fn hosts(&self) -> Answer<'_, HostsView> {
+        by(
+            "",
+            HostsView {
+                hosts: vec![],
+                asked: 3,
+                answered: 2,
+                elapsed_ms: 40,
+            },
+        )
+    }
+    fn offer(&self, req: OfferRequest) -> Answer<'_, OfferView> {
+        let view = OfferView {
+            on: !req.off,
+            cpus: req.cpus.unwrap_or(1),
+            memory_bytes: req.memory_bytes.unwrap_or(0),
+            accel: "tcg".into(),
+            accel_reason: "no KVM".into(),
+            arch: "x86_64".into(),
+            qemu: Some("7.2.0".into()),
+        };
+        by("", view)
+    }
+    fn grant(&self, req: GrantRequest) -> Answer<'_, GrantRow> {
+        by(&req.key, grant("g1"))
+    }
+    fn grants(&self) -> Answer<'_, Vec<GrantRow>> {
+        by("", vec![grant("g1")])
+    }
+    fn revoke(&self, id: String) -> Answer<'_, Revoked> {
+        by(
+            &id.clone(),
+            Revoked {
+                id,
+                peer: PEER.into(),
+                guests: vec![],
+            },
+        )
+    }
+    fn image_add(&self, req: ImageAdd, _: Progress) -> Answer<'_, ImageView> {
+        by(&req.name, image_view(&req.file))
+    }
+    fn image_ls(&self) -> Answer<'_, Vec<ImageRow>> {
+        by("", vec![image("tiny:latest")])
+    }
+    fn image_show(&self, image: String) -> Answer<'_, ImageView> {
+        by(&image, image_view(&image))
+    }
+    fn image_verify(&self, image: String, _: Progress) -> Answer<'_, VerifyResult> {
+        by(
+            &image,
+            VerifyResult {
+                id: IMAGE.into(),
+                pieces: 800,
+                bad: 0,
+                bytes: 1 << 20,
+                elapsed_ms: 10,
+            },
+        )
+    }
+    fn image_rm(&self, image: String) -> Answer<'_, ImageRemoved> {
+        by(
+            &image.clone(),
+            ImageRemoved {
+                id: IMAGE.into(),
+                names: vec![image],
+                freed_bytes: 9,
+            },
+        )
+    }
+    fn image_pull(&self, image: String, req: ImagePull, _: Progress) -> Answer<'_, PullResult> {
+        let pieces = req.part.map_or(800, |p| 800 / p.n);
+        let result = PullResult {
+            id: IMAGE.into(),
+            names: vec![image.clone()],
+            bytes: 40 << 20,
+            bytes_from: BTreeMap::new(),
+            duplicate_bytes: 0,
+            pieces,
+            complete: req.part.is_none(),
+            elapsed_ms: 4_000,
+        };
+        by(&image, result)
+    }
+    fn run(&self, req: RunRequest, progress: Progress) -> Answer<'_, RunResult> {
+        Box::pin(self.run_script(req, progress))
+    }
+    fn guests(&self) -> Answer<'_, Vec<GuestRow>> {
+        by("", vec![guest("web")])
+    }
+    fn guest_info(&self, name: String) -> Answer<'_, GuestView> {
+        let view = GuestView {
+            guest: guest(&name),
+            image_id: IMAGE.into(),
+            disk_bytes: None,
+            addresses: vec![],
+            accel_reason: None,
+            qemu: None,
+            created: 1,
+            history: vec![],
+        };
+        by(&name, view)
+    }
+    fn guest_stop(&self, name: String, req: StopRequest, _: Progress) -> Answer<'_, StopView> {
+        let (how, obeyed) = if req.force {
+            ("quit", None)
+        } else {
+            ("guest", Some(true))
+        };
+        by(
+            &name.clone(),
+            StopView {
+                id: GUEST.into(),
+                name,
+                how: how.into(),
+                obeyed,
+                took_ms: 800,
+            },
+        )
+    }
+    fn guest_rm(&self, name: String) -> Answer<'_, GuestRemoved> {
+        by(&name.clone(), GuestRemoved { id: GUEST.into(), name })
+    }
+    fn guest_logs(&self, name: String, max_bytes: u64) -> Answer<'_, GuestLogs> {
+        let console = format!("max {max_bytes}\r\n\x1b[31mlogin:\x1b]0;owned\x07");
+        by(
+            &name.clone(),
+            GuestLogs {
+                id: GUEST.into(),
+                name,
+                console,
+                qemu: String::new(),
+                truncated: false,
+            },
+        )
+    }
+    fn console(&self, name: String) -> Answer<'_, Box<dyn ConsoleStream>> {
+        let (here, guest) = tokio::io::duplex(1024);
+        if kind(&name).is_none() {
+            tokio::spawn(async move {
+                let (mut r, mut w) = tokio::io::split(guest);
+                tokio::io::AsyncWriteExt::write_all(&mut w, b"login: ").await.unwrap();
+                tokio::io::copy(&mut r, &mut w).await.ok();
+            });
+        }
+        by(&name, Box::new(here) as Box<dyn ConsoleStream>)
+    }
+}
