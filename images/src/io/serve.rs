@@ -1,0 +1,359 @@
+//! Answering one session: what the store has of one image, urgent things first.
+
+use super::state::ImageState;
+use super::store::{Store, StoreError};
+use super::stream::{Reader, SessionError, blocking, send};
+use crate::bits::Bits;
+use crate::defaults::{HAVE_INTERVAL, HELLO_TIMEOUT, MAX_SESSIONS, MAX_WANTS, SEND_TIMEOUT};
+use crate::frame;
+use crate::upload::{Upload, Want};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, atomic::Ordering},
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use wire::image::swarm::{ALL_PAGES, MAX_BITS_BYTES, MAX_RANGES, MAX_TABLE_IDS, VERSION};
+use wire::image::{Blob, Encoding, Message, PAGE_BYTES, Refusal, page_ids};
+use wire::{ImageId, NodeId};
+
+/// Answers read from the disk at once, before the queue is looked at again.
+const READ_AHEAD: usize = 4;
+/// Questions about the manifest that may be open: the asker keeps to 4.
+const MAX_QUESTIONS: usize = 64;
+
+/// What a session still has to do.
+#[derive(Default)]
+struct Queue {
+    questions: VecDeque<Message>,
+    upload: Upload,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Notify,
+}
+
+/// Counts a session while it lasts.
+struct Slot(Store);
+
+impl Slot {
+    fn take(store: &Store) -> Option<Self> {
+        let before = store.0.sessions.fetch_add(1, Ordering::AcqRel);
+        let slot = Self(store.clone());
+        (before < MAX_SESSIONS).then_some(slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.0.sessions.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Answers one session that `peer` opened on `/lanline/piece/1`, until it ends. The caller has decided that the peer may
+/// ask at all. Returns the bytes of pieces sent.
+pub async fn serve_peer<S>(store: Store, peer: NodeId, stream: S) -> Result<u64, SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let (r, w) = tokio::io::split(stream);
+    let (mut reader, mut writer) = (Reader::new(r), BufWriter::new(w));
+    let slot = Slot::take(&store);
+    let hello = timeout(HELLO_TIMEOUT, reader.next())
+        .await
+        .map_err(|_| SessionError::Silent("said no hello"))??;
+    let image = match (hello, &slot) {
+        (
+            Some(Message::Hello {
+                version: VERSION,
+                image,
+            }),
+            Some(_),
+        ) => image,
+        (Some(Message::Hello { version: VERSION, .. }), None) => return refuse(&mut writer, Refusal::Busy).await,
+        (Some(Message::Hello { .. }), _) => return refuse(&mut writer, Refusal::Version).await,
+        _ => return Err(SessionError::Protocol("it did not begin with a hello")),
+    };
+    let Some(state) = load(&store, image).await? else {
+        return refuse(&mut writer, Refusal::UnknownImage).await;
+    };
+    send(&mut writer, &Message::Welcome { version: VERSION }).await?;
+    let shared = Shared::default();
+    let mut session = Session {
+        store,
+        state: state.clone(),
+        writer,
+        shared: &shared,
+        sent: 0,
+    };
+    tracing::debug!(%peer, %image, "serving an image");
+    let result = tokio::select! {
+        r = listen(&mut reader, &state, &shared) => r,
+        r = session.answer() => r,
+    };
+    let sent = session.sent;
+    tracing::debug!(%peer, %image, sent, "session ended");
+    if let Err(SessionError::Protocol(why)) = result {
+        let _ = refuse(&mut session.writer, Refusal::Protocol).await;
+        return Err(SessionError::Protocol(why));
+    }
+    result.map(|()| sent)
+}
+
+async fn refuse<W: AsyncWrite + Unpin>(writer: &mut W, why: Refusal) -> Result<u64, SessionError> {
+    timeout(SEND_TIMEOUT, async {
+        send(writer, &Message::Refused { why }).await?;
+        writer.flush().await?;
+        Ok::<(), SessionError>(())
+    })
+    .await
+    .map_err(|_| SessionError::Silent("took no answer"))??;
+    Ok(0)
+}
+
+async fn load(store: &Store, image: ImageId) -> Result<Option<Arc<ImageState>>, SessionError> {
+    let store = store.clone();
+    Ok(blocking(move || store.state(image)).await??)
+}
+
+/// Takes in questions and wants until the peer hangs up.
+async fn listen<R: AsyncRead + Unpin>(
+    reader: &mut Reader<R>,
+    state: &ImageState,
+    shared: &Shared,
+) -> Result<(), SessionError> {
+    while let Some(message) = reader.next().await? {
+        let mut queue = super::store::lock(&shared.queue);
+        match message {
+            Message::Want {
+                index,
+                pages,
+                lane,
+                list,
+            } => {
+                let index = state
+                    .layout
+                    .piece(index)
+                    .ok_or(SessionError::Protocol("a piece beyond the image"))?;
+                let want = Want {
+                    index,
+                    pages,
+                    lane,
+                    list,
+                };
+                queue
+                    .upload
+                    .handle_want(want)
+                    .map_err(|_| SessionError::Protocol("too many wants"))?;
+            }
+            Message::Cancel { index } => {
+                if let Some(index) = state.layout.piece(index) {
+                    queue.upload.handle_cancel(index);
+                }
+            }
+            m @ (Message::GetHeader | Message::GetTable { .. } | Message::GetSegment { .. }) => {
+                if queue.questions.len() >= MAX_QUESTIONS {
+                    return Err(SessionError::Protocol("too many questions"));
+                }
+                queue.questions.push_back(m);
+            }
+            Message::InFlight { .. } => {}
+            Message::Bye => return Ok(()),
+            _ => return Err(SessionError::Protocol("a message that only the other side sends")),
+        }
+        drop(queue);
+        shared.wake.notify_one();
+    }
+    Ok(())
+}
+
+struct Session<'a, W> {
+    store: Store,
+    state: Arc<ImageState>,
+    writer: W,
+    shared: &'a Shared,
+    sent: u64,
+}
+
+impl<W: AsyncWrite + Unpin + Send> Session<'_, W> {
+    async fn answer(&mut self) -> Result<(), SessionError> {
+        let mut changes = self.state.changes();
+        changes.borrow_and_update();
+        let mut told = self.tell_all().await?;
+        let mut next_tell = Instant::now();
+        loop {
+            let changed = changes.has_changed().unwrap_or(false);
+            if changed && Instant::now() >= next_tell {
+                changes.borrow_and_update();
+                told = self.tell_changes(told).await?;
+                next_tell = Instant::now() + HAVE_INTERVAL;
+            }
+            let (question, wants) = {
+                let mut q = super::store::lock(&self.shared.queue);
+                let question = q.questions.pop_front();
+                let n = if question.is_some() { 0 } else { READ_AHEAD };
+                (
+                    question,
+                    (0..n).map_while(|_| q.upload.poll_transmit()).collect::<Vec<_>>(),
+                )
+            };
+            if let Some(question) = question {
+                let answer = self.about_manifest(question).await?;
+                self.send(&answer).await?;
+            } else if !wants.is_empty() {
+                self.pieces(wants).await?;
+            } else {
+                self.flush().await?;
+                let waiting = changed || changes.has_changed().unwrap_or(false);
+                tokio::select! {
+                    () = self.shared.wake.notified() => {}
+                    () = tokio::time::sleep_until(next_tell), if waiting => {}
+                    r = changes.changed(), if !waiting => {
+                        r.map_err(|_| SessionError::Protocol("the image is gone"))?;
+                        changes.mark_changed();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, m: &Message) -> Result<(), SessionError> {
+        timeout(SEND_TIMEOUT, send(&mut self.writer, m))
+            .await
+            .map_err(|_| SessionError::Silent("took no answer"))?
+    }
+
+    async fn flush(&mut self) -> Result<(), SessionError> {
+        let done = timeout(SEND_TIMEOUT, self.writer.flush()).await;
+        Ok(done.map_err(|_| SessionError::Silent("took no answer"))??)
+    }
+
+    /// What is here, at the beginning.
+    async fn tell_all(&mut self) -> Result<Bits, SessionError> {
+        let have = self.state.have();
+        if have.is_full() {
+            self.send(&Message::HaveAll).await?;
+            return Ok(have);
+        }
+        let step = (MAX_BITS_BYTES * 8) as u32;
+        let mut first = 0;
+        while first < have.len() {
+            let bits = have.to_bytes(first, MAX_BITS_BYTES);
+            if bits.iter().any(|b| *b != 0) {
+                self.send(&Message::HaveBits {
+                    first,
+                    bits: Blob(bits),
+                })
+                .await?;
+            }
+            first += step;
+        }
+        Ok(have)
+    }
+
+    /// What came and went since `told`.
+    async fn tell_changes(&mut self, told: Bits) -> Result<Bits, SessionError> {
+        let have = self.state.have();
+        for ranges in told.added_since(&have).chunks(MAX_RANGES) {
+            self.send(&Message::Lost {
+                ranges: ranges.to_vec(),
+            })
+            .await?;
+        }
+        for ranges in have.added_since(&told).chunks(MAX_RANGES) {
+            self.send(&Message::Have {
+                ranges: ranges.to_vec(),
+            })
+            .await?;
+        }
+        Ok(have)
+    }
+
+    async fn about_manifest(&mut self, question: Message) -> Result<Message, SessionError> {
+        match question {
+            Message::GetTable { first } => {
+                let ids = self.state.table.iter().skip(first as usize).take(MAX_TABLE_IDS);
+                let ids: Vec<_> = ids.copied().collect();
+                if ids.is_empty() {
+                    Err(SessionError::Protocol("a segment beyond the image"))
+                } else {
+                    Ok(Message::Table { first, ids })
+                }
+            }
+            Message::GetSegment { index } => {
+                let id = self.state.table.get(index as usize).copied();
+                let id = id.ok_or(SessionError::Protocol("a segment beyond the image"))?;
+                let store = self.store.clone();
+                let bytes = blocking(move || store.segment_bytes(id)).await??;
+                Ok(match bytes {
+                    Some(b) if wire::image::segment_id(&b) == id => Message::Segment { index, bytes: Blob(b) },
+                    _ => Message::Absent { index },
+                })
+            }
+            _ => Ok(Message::Header {
+                bytes: Blob(self.state.header_bytes.clone()),
+            }),
+        }
+    }
+
+    async fn pieces(&mut self, wants: Vec<Want>) -> Result<(), SessionError> {
+        let (store, state) = (self.store.clone(), self.state.clone());
+        let answers = blocking(move || wants.iter().map(|w| piece(&store, &state, w)).collect::<Vec<_>>()).await?;
+        for answer in answers {
+            let answer = answer?;
+            if let Message::Piece { bytes, .. } = &answer {
+                self.sent += bytes.0.len() as u64;
+            }
+            self.send(&answer).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The answer to one want.
+fn piece(store: &Store, state: &ImageState, want: &Want) -> Result<Message, StoreError> {
+    let index = want.index.get();
+    let no = Ok(Message::NotHave { index });
+    let Some(id) = state.piece_id(want.index).filter(|_| state.has(want.index)) else {
+        return no;
+    };
+    let answer = |encoding, list, bytes| {
+        Ok(Message::Piece {
+            index,
+            pages: want.pages,
+            encoding,
+            list: Blob(list),
+            bytes: Blob(bytes),
+        })
+    };
+    if want.pages == ALL_PAGES && !want.list && !id.is_zero() {
+        return match store.frame(id)? {
+            Some(f) => answer(f.encoding, vec![], f.bytes),
+            None => no,
+        };
+    }
+    let Some(bytes) = store.piece(id)? else { return no };
+    let list = match want.list {
+        true => page_ids(&bytes).iter().flat_map(|p| p.0).collect(),
+        false => vec![],
+    };
+    if want.pages == ALL_PAGES {
+        let f = frame::Encoder::default().encode(&bytes);
+        return answer(f.encoding, list, f.bytes);
+    }
+    let chosen = bytes
+        .chunks_exact(PAGE_BYTES)
+        .zip(0..)
+        .filter(|(_, i)| want.pages >> i & 1 == 1);
+    answer(
+        Encoding::Raw,
+        list,
+        chosen.flat_map(|(p, _)| p.iter().copied()).collect(),
+    )
+}
+
+/// Frames are raw or zstd as stored; pages of a mask are raw.
+const _: () = assert!(MAX_WANTS >= READ_AHEAD);
