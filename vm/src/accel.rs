@@ -109,6 +109,13 @@ pub fn probe_sector() -> [u8; 512] {
     sector
 }
 
+/// The probe as a disk: 1 MiB, because firmware does not read a virtio disk of one sector.
+pub fn probe_disk() -> Vec<u8> {
+    let mut disk = probe_sector().to_vec();
+    disk.resize(1 << 20, 0);
+    disk
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,16 +27,13 @@
 
 mod words;
 
-pub use words::{Denied, Do, Exit, Monitor, News, Reason, Resting, Verb};
+pub use words::{Denied, Do, Exit, Graces, Monitor, News, Reason, Resting, Verb};
 
 use crate::{
-    defaults::{ADOPT_DEADLINE, KILL_GRACE, MAX_NOTE, QUIT_GRACE, RESUME_EVERY, START_DEADLINE, STOP_GRACE},
+    defaults::{MAX_NOTE, RESUME_EVERY},
     qmp::{Command, RunState},
 };
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Instant};
 use wire::guest::{GuestState, StopHow, StopReport};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,14 +83,14 @@ pub struct Guest {
     start_open: bool,
     timer: Option<(Instant, Reason)>,
     resume_at: Option<Instant>,
-    stop_grace: Duration,
+    graces: Graces,
     todo: VecDeque<Do>,
     news: VecDeque<News>,
 }
 
 impl Guest {
     /// A guest without a process.
-    pub fn resting(at: Resting) -> Self {
+    pub fn resting(at: Resting, graces: Graces) -> Self {
         Self {
             state: at.state,
             note: at.note,
@@ -104,14 +101,14 @@ impl Guest {
             start_open: false,
             timer: None,
             resume_at: None,
-            stop_grace: STOP_GRACE,
+            graces,
             todo: VecDeque::new(),
             news: VecDeque::new(),
         }
     }
 
-    /// A guest whose process a new node has found alive; its monitor has [`ADOPT_DEADLINE`] to answer.
-    pub fn adopted(now: Instant, at: Resting) -> Self {
+    /// A guest whose process a new node has found alive; its monitor has its grace to answer.
+    pub fn adopted(now: Instant, at: Resting, graces: Graces) -> Self {
         let starting = matches!(at.state, GuestState::Fetching | GuestState::Starting);
         let state = if starting { GuestState::Starting } else { at.state };
         let state = if matches!(state, GuestState::Stopped | GuestState::Crashed) {
@@ -119,18 +116,11 @@ impl Guest {
         } else {
             state
         };
-        let mut guest = Self::resting(Resting { state, note: at.note });
+        let mut guest = Self::resting(Resting { state, note: at.note }, graces);
         guest.process = Process::Alive;
         guest.start_open = starting;
-        guest.timer = Some((now + ADOPT_DEADLINE, Reason::Monitor));
+        guest.timer = Some((now + graces.monitor, Reason::Monitor));
         guest
-    }
-
-    /// The same with another grace for the guest's own shutdown.
-    #[must_use]
-    pub fn with_stop_grace(mut self, grace: Duration) -> Self {
-        self.stop_grace = grace;
-        self
     }
 
     /// State.
@@ -277,7 +267,7 @@ impl Guest {
         self.timer = None;
         match reason {
             Reason::Start => {
-                let s = START_DEADLINE.as_secs();
+                let s = self.graces.start.as_secs();
                 self.give_up(
                     now,
                     format!("QEMU did not get the guest to run within {s} s; 'lanline logs' shows its log"),
@@ -345,7 +335,7 @@ impl Guest {
         self.process = Process::Spawning;
         self.start_open = true;
         self.set(GuestState::Starting, None);
-        self.timer = Some((now + START_DEADLINE, Reason::Start));
+        self.timer = Some((now + self.graces.start, Reason::Start));
         self.todo.extend([Do::Persist, Do::Spawn]);
         Ok(())
     }
@@ -388,7 +378,7 @@ impl Guest {
         self.todo.push_back(Do::Persist);
         if ask {
             self.todo.push_back(Do::Tell(Command::Powerdown));
-            self.timer = Some((now + self.stop_grace, Reason::Powerdown));
+            self.timer = Some((now + self.graces.powerdown, Reason::Powerdown));
         } else {
             self.escalate(now);
         }
@@ -425,7 +415,7 @@ impl Guest {
     fn status(&mut self, now: Instant, state: RunState) {
         self.connected = true;
         if matches!(self.timer, Some((_, Reason::Monitor))) {
-            self.timer = self.start_open.then_some((now + START_DEADLINE, Reason::Start));
+            self.timer = self.start_open.then_some((now + self.graces.start, Reason::Start));
         }
         match self.stopping {
             Some(s) if s.stage == Stage::Powerdown && state == RunState::Shutdown => self.shut_down(now),
@@ -540,7 +530,7 @@ impl Guest {
         } else if let Some(s) = &mut self.stopping {
             s.stage = Stage::Quit;
             self.todo.push_back(Do::Tell(Command::Quit));
-            self.timer = Some((now + QUIT_GRACE, Reason::Quit));
+            self.timer = Some((now + self.graces.quit, Reason::Quit));
         }
     }
 
@@ -551,14 +541,14 @@ impl Guest {
                 s.how = StopHow::Killed;
             }
             self.todo.push_back(Do::Kill);
-            self.timer = Some((now + KILL_GRACE, Reason::Kill));
+            self.timer = Some((now + self.graces.kill, Reason::Kill));
         }
     }
 
     fn unkillable(&mut self) {
         let why = "its process was killed and does not end; it hangs in the kernel, perhaps on a disk".to_owned();
         self.removing = false;
-        self.start_open = false;
+        self.fail_start(&why);
         if self.stopping.take().is_some() {
             self.news.push_back(News::StopFailed(why.clone()));
         }
@@ -570,7 +560,7 @@ impl Guest {
         self.connected = false;
         self.resume_at = None;
         if self.stopping.is_none() && !self.start_open && self.state != GuestState::Error {
-            self.timer = Some((now + ADOPT_DEADLINE, Reason::Monitor));
+            self.timer = Some((now + self.graces.monitor, Reason::Monitor));
         }
     }
 

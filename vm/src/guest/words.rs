@@ -1,7 +1,38 @@
 //! What goes into a guest's machine and what comes out of it.
 
-use crate::qmp::{Command, RunState};
+use crate::{
+    defaults::{ADOPT_DEADLINE, KILL_GRACE, QUIT_GRACE, START_DEADLINE, STOP_GRACE},
+    qmp::{Command, RunState},
+};
+use std::time::Duration;
 use wire::guest::{GuestState, StopReport};
+
+/// How long each step of a guest's life may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Graces {
+    /// From spawn to a running guest.
+    pub start: Duration,
+    /// For the guest to shut itself down.
+    pub powerdown: Duration,
+    /// For QEMU to quit.
+    pub quit: Duration,
+    /// For the kernel to end a killed process.
+    pub kill: Duration,
+    /// For the monitor of a living process to answer.
+    pub monitor: Duration,
+}
+
+impl Default for Graces {
+    fn default() -> Self {
+        Self {
+            start: START_DEADLINE,
+            powerdown: STOP_GRACE,
+            quit: QUIT_GRACE,
+            kill: KILL_GRACE,
+            monitor: ADOPT_DEADLINE,
+        }
+    }
+}
 
 /// What a person or the node asks of a guest. Each is idempotent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     admission::{self, Holding, Offer, Refusal},
     args::files,
-    defaults::{ADOPT_DEADLINE, COMMAND_QUEUE, CONSOLE_RING, EVENT_QUEUE, MIN_FREE_DISK},
-    guest::{Guest, Resting, Verb},
+    defaults::{COMMAND_QUEUE, CONSOLE_RING, EVENT_QUEUE, MIN_FREE_DISK},
+    guest::{Graces, Guest, Resting, Verb},
     record::GuestRecord,
     spec::{Boot, GuestSpec},
 };
@@ -29,7 +29,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -60,7 +59,7 @@ struct Inner {
     dir: PathBuf,
     host: NodeId,
     caps: Arc<HostCaps>,
-    stop_grace: Duration,
+    graces: Graces,
     events: mpsc::Sender<GuestEvent>,
     /// One admission at a time: from weighing a guest to knowing it.
     turn: tokio::sync::Mutex<()>,
@@ -114,7 +113,7 @@ impl Guests {
             dir: dir.to_owned(),
             host: config.host,
             caps: Arc::new(config.caps),
-            stop_grace: config.stop_grace,
+            graces: config.graces,
             events,
             turn: tokio::sync::Mutex::new(()),
             state: Mutex::new(State {
@@ -148,7 +147,7 @@ impl Guests {
             };
             // The machine always settles: it is answered, ends, or gives up after its deadline.
             if !matches!(
-                tokio::time::timeout(ADOPT_DEADLINE * 2, settled.wait_for(|s| *s)).await,
+                tokio::time::timeout(self.0.graces.monitor * 2, settled.wait_for(|s| *s)).await,
                 Ok(Ok(_))
             ) {
                 tracing::warn!(guest = %id, "no word of a found guest in time");
@@ -191,10 +190,11 @@ impl Guests {
         let folder = made
             .map_err(|e| io((self.0.dir.clone(), std::io::Error::other(e))))?
             .map_err(io)?;
-        let machine = Guest::resting(Resting {
+        let at = Resting {
             state: GuestState::Fetching,
             note: None,
-        });
+        };
+        let machine = Guest::resting(at, self.0.graces);
         let id = spec.id;
         let entry = self.entry(Arc::new(folder), spec, record, machine, None);
         let view = entry.view.borrow().clone();
@@ -436,6 +436,10 @@ impl Guests {
         state.found.push(id);
     }
 
+    pub(super) fn graces(&self) -> Graces {
+        self.0.graces
+    }
+
     /// Starts the task of one guest.
     fn entry(
         &self,
@@ -467,7 +471,7 @@ impl Guests {
             record,
             overlay: Arc::clone(&overlay),
             settled: settle,
-            machine: machine.with_stop_grace(self.0.stop_grace),
+            machine,
             process,
             console: Arc::clone(&console),
             asks: receiver,

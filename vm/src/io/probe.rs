@@ -241,7 +241,7 @@ pub(super) async fn run_probe(qemu: &QemuInfo, accel: Accel) -> Result<Duration,
         rand::random::<u64>()
     ));
     let image = dir.join("probe.img");
-    let made = fs::create_dir(&dir).and_then(|()| fs::write(&image, accel::probe_sector()));
+    let made = fs::create_dir(&dir).and_then(|()| fs::write(&image, accel::probe_disk()));
     let result = match made {
         Ok(()) => timed_run(qemu, accel, &image).await,
         Err(e) => Err(format!("{}: {e}", image.display())),

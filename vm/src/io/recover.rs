@@ -38,14 +38,15 @@ impl Guests {
                         state: record.state,
                         note: Some("it is being removed".into()),
                     },
+                    self.graces(),
                 );
                 if let Err(e) = machine.handle_verb(Instant::now(), Verb::Remove) {
                     tracing::warn!(guest = %id, error = %e, "removal not resumed");
                 }
                 machine
             }
-            Recovery::Adopt(at) => Guest::adopted(Instant::now(), at),
-            Recovery::Rest(at) => Guest::resting(at),
+            Recovery::Adopt(at) => Guest::adopted(Instant::now(), at, self.graces()),
+            Recovery::Rest(at) => Guest::resting(at, self.graces()),
         };
         self.insert_found(folder, spec, record, machine, process);
     }

@@ -182,6 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::zombie_processes, reason = "the code under test reaps them")]
     async fn a_childs_end_is_seen_with_its_status() {
         let child = std::process::Command::new("/bin/sh")
             .args(["-c", "exit 3"])

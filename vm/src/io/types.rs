@@ -1,8 +1,8 @@
 //! What the facade takes and gives.
 
 use super::probe::HostCaps;
-use crate::{admission::Offer, defaults::STOP_GRACE};
-use std::{path::PathBuf, time::Duration};
+use crate::{admission::Offer, guest::Graces};
+use std::path::PathBuf;
 use wire::{
     guest::{GuestState, GuestView},
     ids::{GuestId, NodeId},
@@ -17,8 +17,8 @@ pub struct GuestsConfig {
     pub caps: HostCaps,
     /// What the owner lends to others; none: only the node's own guests run.
     pub offer: Option<Offer>,
-    /// How long a guest has to shut itself down.
-    pub stop_grace: Duration,
+    /// How long each step may take.
+    pub graces: Graces,
 }
 
 impl GuestsConfig {
@@ -28,7 +28,7 @@ impl GuestsConfig {
             host,
             caps,
             offer: None,
-            stop_grace: STOP_GRACE,
+            graces: Graces::default(),
         }
     }
 }

@@ -1,11 +1,14 @@
 use super::*;
+use crate::defaults::{ADOPT_DEADLINE, QUIT_GRACE, START_DEADLINE, STOP_GRACE};
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn fetched() -> Guest {
-    Guest::resting(Resting {
+    let at = Resting {
         state: GuestState::Fetching,
         note: None,
-    })
+    };
+    Guest::resting(at, Graces::default())
 }
 
 /// Drains the machine: what it wants done, and its news.
@@ -228,7 +231,7 @@ fn a_monitor_that_is_lost_is_an_error_in_time_and_heals() {
 fn adoption_follows_what_the_monitor_says() {
     let now = Instant::now();
     let adopt = |state, says| {
-        let mut g = Guest::adopted(now, Resting { state, note: None });
+        let mut g = Guest::adopted(now, Resting { state, note: None }, Graces::default());
         g.handle_monitor(now, Monitor::Status(says));
         let todo = drain(&mut g).0;
         (g.state(), todo)
