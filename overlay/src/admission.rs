@@ -12,7 +12,7 @@ use crate::{
 use std::{collections::BTreeSet, time::Duration};
 use wire::{
     Fault, FaultKind, LanId, Name, NodeId, NodeKey, UnixMillis,
-    membership::{AdmitCall, AdmitReply, Admitted, Redeem, Role, Standing},
+    membership::{AdmitCall, AdmitReply, Admitted, MAX_STANDINGS, PeerAddrs, Redeem, Role, Standing},
     units::show_duration,
 };
 
@@ -300,6 +300,7 @@ impl LanState {
             .get(&id)
             .cloned()
             .unwrap_or_else(|| Lan::new(id.clone(), None));
+        let more = admitted.standings.len() >= MAX_STANDINGS;
         let own = Standing::In(admitted.membership);
         for standing in std::iter::once(own).chain(admitted.standings) {
             lan.merge(me, now.wall, standing).map_err(|e| wrong(&e))?;
@@ -311,6 +312,9 @@ impl LanState {
         self.touch();
         self.learn_addrs(&id, admitted.addrs, ticket.inviter);
         self.spread(&id, &BTreeSet::new(), Some(ticket.inviter), crate::defaults::PUSH_HEARD);
+        if more {
+            self.schedule(&id).enqueue(ticket.inviter, []);
+        }
         Ok(id)
     }
 
@@ -371,9 +375,10 @@ impl LanState {
     }
 
     fn admitted(&mut self, now: UnixMillis, from: NodeId, ask: &Redeem) -> AdmitReply {
+        let me = self.config.me;
         self.learn_addrs(
             &ask.lan,
-            [wire::membership::PeerAddrs {
+            [PeerAddrs {
                 node: from,
                 addrs: ask.addrs.clone(),
             }],
@@ -388,9 +393,13 @@ impl LanState {
                 return refused("the membership that this ticket gave has ended; ask the LAN's owner for a new ticket");
             }
         };
-        let others = lan.all().filter(|h| h.member() != from);
+        // The owner first: whatever does not fit, the new member can ask it.
+        let others = lan
+            .get(me)
+            .into_iter()
+            .chain(lan.all().filter(|h| h.member() != from && h.member() != me));
         let (nodes, standings): (Vec<NodeId>, Vec<Standing>) = others
-            .take(wire::membership::MAX_STANDINGS)
+            .take(MAX_STANDINGS)
             .map(|h| (h.member(), h.standing.clone()))
             .unzip();
         let addrs = self.addrs_for(lan, nodes.iter());

@@ -88,7 +88,7 @@ pub enum TicketError {
     /// The checksum is right, but what is inside is not a ticket.
     #[error("this ticket is damaged: {0}; ask for a new one")]
     Damaged(String),
-    /// Too old, even if this machine's clock is off by a day.
+    /// Too old, even if this machine's clock and the inviter's are each a day off.
     #[error("this ticket ended {} ago; ask for a new one, or set this machine's clock if it is wrong", show_duration(*.ago))]
     Expired {
         /// How long ago, by this machine's clock.

@@ -240,8 +240,8 @@ fn no_datalog_from_outside_is_run() {
 }
 
 #[test]
-fn narrowing_goes_down_only_and_so_deep_only() {
-    let (t, mut token) = (terms(), mint(&host(), &terms()).unwrap());
+fn narrowing_goes_down_only() {
+    let (t, token) = (terms(), mint(&host(), &terms()).unwrap());
     let wider = [
         GrantTerms {
             max_vms: 3,
@@ -287,6 +287,11 @@ fn narrowing_goes_down_only_and_so_deep_only() {
     for w in wider {
         assert_eq!(narrow(&token, &w), Err(GrantError::Widens), "{w:?}");
     }
+}
+
+#[test]
+fn a_chain_of_narrowings_is_bounded_and_its_last_link_counts() {
+    let (t, mut token) = (terms(), mint(&host(), &terms()).unwrap());
     for depth in 1..GRANT_BLOCKS_MAX {
         token = narrow(
             &token,
@@ -447,6 +452,22 @@ fn the_book_is_bounded_and_never_forgets_a_revocation_that_matters() {
         held.held().iter().all(|t| t.expires > NOW.plus(DAY * 4)),
         "the last to end are kept"
     );
+}
+
+#[test]
+fn strangers_cannot_fill_a_node_with_grants() {
+    let mut held = GrantBook::default();
+    let hosts = GRANTS_HELD_MAX / crate::defaults::GRANTS_HELD_PER_HOST;
+    let mut deliver = |n: usize| {
+        let key = NodeKey::from_secret(blake3::hash(&n.to_be_bytes()).as_bytes());
+        let token = GrantBook::default().issue(NOW, &key, &offer(1, holder(), DAY)).unwrap();
+        held.hold(NOW, holder(), key.node_id(), token)
+    };
+    for n in 0..hosts {
+        assert!(deliver(n).is_ok());
+    }
+    assert_eq!(deliver(hosts), Err(GrantError::BookFull));
+    assert!(deliver(0).is_ok(), "a host that is known may still renew");
 }
 
 fn any_terms() -> impl Strategy<Value = GrantTerms> {

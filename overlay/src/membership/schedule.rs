@@ -129,3 +129,65 @@ impl Schedule {
         chosen
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(20);
+
+    fn members(n: u8) -> BTreeSet<NodeId> {
+        (0..n).map(|b| NodeId([b; 32])).collect()
+    }
+
+    fn drain(s: &mut Schedule) -> Vec<u8> {
+        std::iter::from_fn(|| s.next(|_| false)).map(|(n, _)| n.0[0]).collect()
+    }
+
+    #[test]
+    fn rounds_ask_the_owner_and_go_round_the_others() {
+        let now = Instant::now();
+        let mut s = Schedule::new(now, EVERY);
+        let mut asked = Vec::new();
+        for round in 0..3 {
+            s.start_round(now + EVERY * round, &members(7), Some(NodeId([0; 32])));
+            asked.push(drain(&mut s));
+        }
+        assert_eq!(asked, [[0, 1, 2], [0, 3, 4], [0, 5, 6]]);
+        assert_eq!(s.next_round, now + EVERY * 3);
+    }
+
+    #[test]
+    fn an_unreachable_member_is_asked_less_and_less_until_it_is_reached() {
+        let mut now = Instant::now();
+        let mut s = Schedule::new(now, EVERY);
+        let mut asked = 0;
+        for _ in 0..3 * 60 {
+            s.start_round(now, &members(1), None);
+            for n in drain(&mut s) {
+                s.failed(now, NodeId([n; 32]));
+                asked += 1;
+            }
+            now += EVERY;
+        }
+        assert!((8..=12).contains(&asked), "{asked} calls in an hour");
+        s.reached(NodeId([0; 32]));
+        s.start_round(now, &members(1), None);
+        assert_eq!(drain(&mut s), [0]);
+    }
+
+    #[test]
+    fn calls_between_two_rounds_are_bounded() {
+        let now = Instant::now();
+        let mut s = Schedule::new(now, EVERY);
+        let node = NodeId([0; 32]);
+        let mut calls = 0;
+        for _ in 0..100 {
+            s.enqueue(node, []);
+            calls += drain(&mut s).len();
+        }
+        assert_eq!(calls, usize::from(FOLLOW_UPS_MAX));
+        s.start_round(now, &members(1), None);
+        assert_eq!(drain(&mut s), [0], "what waited goes with the next round");
+    }
+}
