@@ -23,3 +23,7 @@ pub use error::{CreateError, OpenError, VerbError};
 pub use guests::Guests;
 pub use probe::{HostCaps, ProbeConfig, QemuInfo, RunAs, probe};
 pub use types::{Adopted, AdoptedAs, Endpoints, GuestEvent, GuestsConfig, StopMode};
+
+#[cfg(test)]
+#[path = "../tests/real.rs"]
+mod real;

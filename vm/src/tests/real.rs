@@ -1,0 +1,264 @@
+//! Real guests under QEMU's translator: a Debian kernel and a busybox that says READY and obeys four words.
+
+use super::*;
+use crate::{
+    accel::AccelChoice,
+    guest::Graces,
+    spec::{Boot, GuestSpec},
+};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+use wire::{
+    guest::{GuestState, StopHow},
+    ids::{GuestId, ImageId, LanId, NodeId},
+    mac::MacAddr,
+    sign::PublicKey,
+    units::ByteSize,
+};
+
+/// A hang guard, far above what a translated boot takes here (3 to 10 s under load, notes/vm.md §1).
+const HANG: Duration = Duration::from_secs(240);
+
+const HOST: NodeId = NodeId([9; 32]);
+const NODE_DIR: &str = "LANLINE_TEST_NODE_DIR";
+
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs dev /dev
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
+echo READY
+while read -r word; do
+  case $word in
+    off) /bin/busybox poweroff -f ;;
+    boot) /bin/busybox reboot -f ;;
+    *) echo \"heard $word\" ;;
+  esac
+done
+";
+
+/// Kernel and initramfs, or what is missing for them.
+fn boot_files(dir: &Path) -> Result<Boot, String> {
+    let kernel = fs::read_dir("/boot")
+        .map_err(|e| e.to_string())?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.to_string_lossy().contains("vmlinuz-") && p.to_string_lossy().ends_with("cloud-amd64"))
+        .ok_or("a cloud kernel in /boot (apt install linux-image-cloud-amd64)")?;
+    let busybox = Path::new("/bin/busybox");
+    if !busybox.exists() {
+        return Err("/bin/busybox (apt install busybox-static)".into());
+    }
+    let root = dir.join("root");
+    fs::create_dir_all(root.join("bin")).unwrap();
+    fs::create_dir_all(root.join("dev")).unwrap();
+    fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    fs::write(root.join("init"), INIT).unwrap();
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
+    let initrd = dir.join("initramfs");
+    let pack = format!("find . | cpio -o -H newc --quiet > {}", initrd.display());
+    let packed = Command::new("sh")
+        .args(["-c", &pack])
+        .current_dir(&root)
+        .status()
+        .unwrap();
+    if !packed.success() {
+        return Err("cpio (apt install cpio)".into());
+    }
+    Ok(Boot {
+        image_size: None,
+        kernel: Some(kernel),
+        initrd: Some(initrd),
+        cmdline: Some("console=ttyS0 quiet panic=-1".into()),
+    })
+}
+
+fn spec(n: u8) -> GuestSpec {
+    GuestSpec {
+        id: GuestId::from_random([n; 16]),
+        name: format!("real{n}").parse().unwrap(),
+        owner: HOST,
+        lan: Some(LanId {
+            key: PublicKey([4; 32]),
+            name: "home".parse().unwrap(),
+        }),
+        image: ImageId([2; 32]),
+        image_ref: "busybox".into(),
+        cpus: 1,
+        memory: ByteSize(128 << 20),
+        disk: None,
+        mac: MacAddr([2, 0, 0, 0, 0, n]),
+    }
+}
+
+async fn config() -> Result<GuestsConfig, String> {
+    let caps = probe(&ProbeConfig {
+        accel: AccelChoice::Tcg,
+        ..ProbeConfig::default()
+    })
+    .await;
+    match &caps.missing {
+        Some(why) => Err(why.clone()),
+        None => {
+            let graces = Graces {
+                start: HANG,
+                ..Graces::default()
+            };
+            Ok(GuestsConfig {
+                graces,
+                ..GuestsConfig::new(HOST, caps)
+            })
+        }
+    }
+}
+
+/// Reads the console until `word` is on it.
+async fn console_says(console: &mut Console, word: &str) -> String {
+    let mut seen = String::from_utf8_lossy(&console.history).into_owned();
+    while !seen.contains(word) {
+        let next = tokio::time::timeout(HANG, console.next()).await;
+        match next {
+            Ok(Ok(bytes)) => seen.push_str(&String::from_utf8_lossy(&bytes)),
+            other => panic!("{other:?} after: {seen}"),
+        }
+    }
+    seen
+}
+
+async fn wait_for(guests: &Guests, id: GuestId, state: GuestState) {
+    let mut watch = guests.watch(id).unwrap();
+    tokio::time::timeout(HANG, watch.wait_for(|v| v.state == state))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+/// The node of the test below: a process of its own, to be killed. Does nothing when run as a test.
+#[tokio::test]
+async fn node_process() {
+    let Some(dir) = std::env::var_os(NODE_DIR).map(PathBuf::from) else {
+        return;
+    };
+    let (guests, _events) = Guests::open(&dir.join("guests"), config().await.unwrap())
+        .await
+        .unwrap();
+    let spec = spec(1);
+    guests.create(spec.clone()).await.unwrap();
+    guests.prepare(spec.id, boot_files(&dir).unwrap()).await.unwrap();
+    guests.start(spec.id).await.unwrap();
+    console_says(&mut guests.attach_console(spec.id).unwrap(), "READY").await;
+    fs::write(dir.join("up"), b"").unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_guest_outlives_the_kill_of_its_node_and_is_adopted() {
+    let dir = tempfile::tempdir().unwrap();
+    if let Err(missing) = config()
+        .await
+        .map(|_| ())
+        .and_then(|()| boot_files(dir.path()).map(|_| ()))
+    {
+        eprintln!("skipped: {missing}");
+        return;
+    }
+    let mut node = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "io::real::node_process"])
+        .env(NODE_DIR, dir.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + HANG;
+    while !dir.path().join("up").exists() {
+        assert!(
+            std::time::Instant::now() < deadline && node.try_wait().unwrap().is_none(),
+            "the node did not get there"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    node.kill().unwrap();
+    node.wait().unwrap();
+
+    let at = dir.path().join("guests");
+    let id = spec(1).id;
+    let (guests, _events) = Guests::open(&at, config().await.unwrap()).await.unwrap();
+    let adopted = guests.adopt().await;
+    assert_eq!(adopted.len(), 1);
+    assert_eq!(
+        (adopted[0].found, adopted[0].view.state),
+        (AdoptedAs::Running, GuestState::Running)
+    );
+    let pid = adopted[0].view.pid.unwrap();
+
+    let mut console = guests.attach_console(id).unwrap();
+    console.tx.send("again\n".into()).await.unwrap();
+    let seen = console_says(&mut console, "heard again").await;
+    let (ready, gap) = (seen.find("READY").unwrap(), seen.find("[lanline: ").unwrap());
+    assert!(ready < gap && gap < seen.find("heard again").unwrap(), "{seen}");
+    assert!(
+        tokio::net::UnixStream::connect(guests.endpoints(id).unwrap().nic)
+            .await
+            .is_ok()
+    );
+
+    let report = guests.stop(id, StopMode::Force).await.unwrap();
+    assert_eq!(report.how, StopHow::Quit);
+    assert!(
+        !Path::new(&format!("/proc/{pid}/cmdline")).exists()
+            || fs::read(format!("/proc/{pid}/cmdline")).unwrap().is_empty()
+    );
+    assert_eq!(guests.info(id).unwrap().state, GuestState::Stopped);
+    guests.remove(id).await.unwrap();
+    assert_eq!(guests.list(), []);
+    guests.close().await;
+    assert_eq!(
+        fs::read_dir(&at)
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name())
+            .collect::<Vec<_>>(),
+        ["lock"]
+    );
+}
+
+#[tokio::test]
+async fn a_guest_that_switches_itself_off_is_stopped_and_starts_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, boot) = match (config().await, boot_files(dir.path())) {
+        (Ok(c), Ok(b)) => (c, b),
+        (Err(missing), _) | (_, Err(missing)) => return eprintln!("skipped: {missing}"),
+    };
+    let unprivileged = config.caps.run_as;
+    let (guests, _events) = Guests::open(&dir.path().join("guests"), config).await.unwrap();
+    let spec = spec(2);
+    guests.create(spec.clone()).await.unwrap();
+    guests.prepare(spec.id, boot).await.unwrap();
+    let view = guests.start(spec.id).await.unwrap();
+    assert_eq!(view.state, GuestState::Running);
+    if let RunAs::User { uid, .. } = unprivileged {
+        let status = fs::read_to_string(format!("/proc/{}/status", view.pid.unwrap())).unwrap();
+        assert!(
+            status.contains(&format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}")),
+            "{status}"
+        );
+        assert!(
+            status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"),
+            "{status}"
+        );
+    }
+    let mut console = guests.attach_console(spec.id).unwrap();
+    console_says(&mut console, "READY").await;
+    console.tx.send("off\n".into()).await.unwrap();
+    wait_for(&guests, spec.id, GuestState::Stopped).await;
+    let view = guests.info(spec.id).unwrap();
+    assert_eq!(
+        (view.note.as_deref(), view.pid),
+        (Some("the guest shut itself down"), None)
+    );
+    assert_eq!(guests.start(spec.id).await.unwrap().state, GuestState::Running);
+    guests.remove(spec.id).await.unwrap();
+    assert_eq!(guests.info(spec.id), None);
+}
