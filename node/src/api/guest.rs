@@ -1,6 +1,7 @@
 //! Guests: starting one, and what became of it.
 
 use super::line::StepLine;
+use crate::defaults;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,8 +30,10 @@ pub struct RunRequest {
     /// Node id or name of the host; `null`: the best that offers.
     pub host: Option<String>,
     /// Virtual processors.
+    #[serde(default = "cpus")]
     pub cpus: u32,
     /// Memory, bytes.
+    #[serde(default = "memory")]
     pub memory_bytes: u64,
     /// Size of its disk, bytes; `null`: the image's.
     pub disk_bytes: Option<u64>,
@@ -38,7 +41,20 @@ pub struct RunRequest {
     #[serde(default)]
     pub wait: WaitFor,
     /// How long to wait for that, milliseconds; the guest keeps running when it has passed.
+    #[serde(default = "timeout")]
     pub timeout_ms: u64,
+}
+
+fn cpus() -> u32 {
+    defaults::GUEST_CPUS
+}
+
+fn memory() -> u64 {
+    defaults::GUEST_MEMORY.0
+}
+
+fn timeout() -> u64 {
+    defaults::RUN_TIMEOUT_MS
 }
 
 /// A guest that was started.

@@ -78,11 +78,16 @@ pub struct Detached {
 #[serde(deny_unknown_fields)]
 pub struct LanInvite {
     /// What the holder becomes: `member` or `host`.
+    #[serde(default = "member")]
     pub role: Role,
     /// How long the ticket can be redeemed, milliseconds; `null`: 7 days.
     pub expires_ms: Option<u64>,
     /// How often; `null`: once.
     pub uses: Option<u32>,
+}
+
+fn member() -> Role {
+    Role::Member
 }
 
 /// A ticket. Whoever has its text can use it.
