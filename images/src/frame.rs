@@ -168,15 +168,19 @@ mod tests {
     #[test]
     fn bombs_and_oddities_are_refused() {
         let refuse = |b: &[u8], why: &str| {
-            let e = decode(Encoding::Zstd, b).unwrap_err();
-            assert!(matches!(e, FrameError::Shape(_)), "{why}: {e}");
+            let refused = decode(Encoding::Zstd, b).map(|_| ());
+            assert!(matches!(refused, Err(FrameError::Shape(_))), "{why}: {refused:?}");
         };
         let of = |n: usize| zstd::bulk::compress(&vec![0; n], 3).unwrap();
         refuse(&of(1 << 30), "a bomb");
         refuse(&of(PIECE_BYTES - 1), "short");
         refuse(&[of(PIECE_BYTES), of(PIECE_BYTES)].concat(), "two frames");
         refuse(&[of(PIECE_BYTES), vec![0]].concat(), "a tail");
-        refuse(&zstd::stream::encode_all(&text()[..], 3).unwrap(), "no content size");
+        let mut nameless = zstd::bulk::Compressor::new(3).unwrap();
+        nameless
+            .set_parameter(zstd_safe::CParameter::ContentSizeFlag(false))
+            .unwrap();
+        refuse(&nameless.compress(&text()[..]).unwrap(), "no content size");
         refuse(&[], "nothing");
         let mut dict = of(PIECE_BYTES);
         dict[4] |= 1;
@@ -195,8 +199,10 @@ mod tests {
             let mut f = Encoder::default().encode(&text());
             let at = at % f.bytes.len();
             f.bytes[at] ^= 1 << bit;
-            prop_assert!(open(PieceId::of(&text()), f.encoding, &f.bytes).is_err_and(|_| true)
-                || *decode(f.encoding, &f.bytes).unwrap() == *text());
+            // A bit that the format does not use may change nothing; anything that is accepted is the right bytes.
+            if let Ok(p) = open(PieceId::of(&text()), f.encoding, &f.bytes) {
+                prop_assert!(*p == *text());
+            }
         }
     }
 }

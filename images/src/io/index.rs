@@ -146,17 +146,14 @@ impl Index {
     }
 
     fn with<T>(&self, f: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let mut f = Some(f);
-        for _ in 0..2 {
-            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
-            if let (Some(db), Some(f)) = (&*db, f.take()) {
-                let result = f(db);
-                return result.map_err(|e| self.failed(e));
-            }
-            drop(db);
+        if self.db.read().unwrap_or_else(PoisonError::into_inner).is_none() {
             self.reopen()?;
         }
-        Err(StoreError::Index(Box::new(redb::Error::PreviousIo)))
+        match &*self.db.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(db) => f(db).map_err(|e| self.failed(e)),
+            // Another thread's write failed in between.
+            None => Err(StoreError::Index(Box::new(redb::Error::PreviousIo))),
+        }
     }
 
     fn reopen(&self) -> Result<(), StoreError> {
