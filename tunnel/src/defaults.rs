@@ -89,5 +89,7 @@ pub const GUEST_OUT_BYTES: usize = 256 * 1024;
 /// First and last pause between attempts at a guest's socket.
 pub const GUEST_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// How often a TAP is asked whether it is still there; one ioctl. A deleted one shows neither as readable nor as ended.
+pub const TAP_CHECK: Duration = Duration::from_secs(2);
 /// MTU of a TAP.
 pub const TAP_MTU: u16 = 1_500;

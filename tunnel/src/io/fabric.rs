@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     DropReason, PortId,
+    defaults::TAP_CHECK,
     packet::Packet,
     segment,
     switch::{Egress, Ingress, Switch},
@@ -29,8 +30,16 @@ pub(super) struct Lan {
 
 /// What moves a port's frames.
 pub(super) enum PortIo {
-    Tap { tap: AsyncFd<Tap>, bridge: Option<String> },
-    Guest { io: GuestIo, guest: GuestId, mac: MacAddr },
+    Tap {
+        tap: AsyncFd<Tap>,
+        bridge: Option<String>,
+        check_at: Instant,
+    },
+    Guest {
+        io: GuestIo,
+        guest: GuestId,
+        mac: MacAddr,
+    },
 }
 
 /// A port here.
@@ -149,9 +158,35 @@ impl Port {
         result
     }
 
+    /// When [`Port::handle_timeout`] is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match &self.io {
+            PortIo::Tap { check_at, .. } => Some(*check_at),
+            PortIo::Guest { io, .. } => io.poll_timeout(),
+        }
+    }
+
+    /// Asks a TAP whether it is there; connects a guest's socket.
+    pub(super) fn handle_timeout(&mut self, now: Instant, id: PortId) {
+        match &mut self.io {
+            PortIo::Tap { tap, check_at, .. } if *check_at <= now => {
+                *check_at = now + TAP_CHECK;
+                if let Err(e) = tap.get_ref().check() {
+                    self.dead = Some(format!("the interface was deleted ({e})"));
+                }
+            }
+            PortIo::Tap { .. } => {}
+            PortIo::Guest { io, guest, .. } => {
+                if io.handle_timeout(now) {
+                    tracing::debug!(port = %id, %guest, "guest's network socket is open");
+                }
+            }
+        }
+    }
+
     pub(super) fn info(&self, id: PortId) -> PortInfo {
         let (kind, name, bridge, guest, mac, offloads, state) = match &self.io {
-            PortIo::Tap { tap, bridge } => {
+            PortIo::Tap { tap, bridge, .. } => {
                 let t = tap.get_ref();
                 let offloads = t.offloads().clone();
                 (

@@ -8,6 +8,7 @@
 //! pump runs on the runtime that it is given, the overlay's, so that a frame crosses from TAP to QUIC on one thread.
 //! `unsafe` is confined to [`tap`].
 
+mod commands;
 mod error;
 mod fabric;
 mod guest;
@@ -18,3 +19,6 @@ mod tunnel;
 
 pub use error::{EchoError, LanError, PortError};
 pub use tunnel::{GuestPort, PortInfo, PortKind, PortState, TapSpec, Tunnel, TunnelConfig, TunnelEvent};
+
+#[cfg(test)]
+mod tests;

@@ -6,37 +6,30 @@
 //! nothing was lost; if the path is, reading goes on and the link's queue drops its oldest.
 
 use super::{
-    EchoError, LanError, PortError, TapSpec, TunnelEvent,
-    fabric::{Fabric, Lan, Port, PortIo, fatal_read},
-    guest::GuestIo,
+    TunnelEvent,
+    fabric::{Fabric, Port, PortIo, fatal_read},
     link::LinkIo,
     tap::Tap,
-    tunnel::{Commands, GuestPort, PortInfo},
+    tunnel::Commands,
 };
 use crate::{
     DropReason, Drops, PortId,
-    defaults::{EVENTS, LANS, LINKS, PORTS, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
-    policy::GuestPolicy,
-    switch::{Switch, SwitchEvent},
+    defaults::{EVENTS, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
+    switch::SwitchEvent,
 };
 use bytes::Bytes;
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     future::{Future, poll_fn},
     mem,
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tokio::{
-    io::unix::AsyncFd,
-    sync::{mpsc, oneshot},
-    time::Sleep,
-};
+use tokio::{io::unix::AsyncFd, sync::mpsc, time::Sleep};
 use wire::{
-    LanId, NodeId,
-    frame::{Chunk, LanTag, MAX_FRAME, MacAdvert, Scope, VnetHdr, open_datagram},
-    link::{Link, PathInfo},
+    NodeId,
+    frame::{Chunk, MAX_FRAME, Scope, VnetHdr, open_datagram},
 };
 
 /// How long ports wait for a link without room. The overlay's sender needs some 100 us of this thread to send what it
@@ -49,14 +42,14 @@ const EVENT_RETRY: Duration = Duration::from_millis(20);
 
 /// All state of the tunnel.
 pub(super) struct Pump {
-    node: NodeId,
+    pub(super) node: NodeId,
     commands: Commands,
     events: mpsc::Sender<TunnelEvent>,
     unsent: VecDeque<TunnelEvent>,
-    fabric: Fabric,
-    links: BTreeMap<NodeId, LinkIo>,
-    next_port: u32,
-    drops: Drops,
+    pub(super) fabric: Fabric,
+    pub(super) links: BTreeMap<NodeId, LinkIo>,
+    pub(super) next_port: u32,
+    pub(super) drops: Drops,
     timer: Pin<Box<Sleep>>,
     frame: Vec<u8>,
     datagrams: Vec<Bytes>,
@@ -127,11 +120,7 @@ impl Pump {
             }
         }
         for (id, port) in &mut self.fabric.ports {
-            if let PortIo::Guest { io, guest, .. } = &mut port.io
-                && io.handle_timeout(now)
-            {
-                tracing::debug!(port = %id, %guest, "guest's network socket is open");
-            }
+            port.handle_timeout(now, *id);
         }
         for link in self.links.values_mut() {
             if link.unpacker.poll_timeout().is_some_and(|at| at <= now) {
@@ -147,10 +136,7 @@ impl Pump {
             .lans
             .values()
             .filter_map(|l| l.switch.poll_timeout().map(|(at, _)| at));
-        let guests = self.fabric.ports.values().filter_map(|p| match &p.io {
-            PortIo::Guest { io, .. } => io.poll_timeout(),
-            PortIo::Tap { .. } => None,
-        });
+        let ports = self.fabric.ports.values().filter_map(Port::poll_timeout);
         let links = self.links.values().filter_map(|l| l.unpacker.poll_timeout());
         let room = self
             .links
@@ -158,7 +144,7 @@ impl Pump {
             .any(|l| l.stuck_since.is_some())
             .then_some(now + ROOM_POLL);
         let events = (!self.unsent.is_empty()).then_some(now + EVENT_RETRY);
-        let Some(at) = lans.chain(guests).chain(links).chain(room).chain(events).min() else {
+        let Some(at) = lans.chain(ports).chain(links).chain(room).chain(events).min() else {
             return;
         };
         self.timer.as_mut().reset(at.into());
@@ -276,7 +262,7 @@ impl Pump {
         }
     }
 
-    fn drain_events(&mut self) {
+    pub(super) fn drain_events(&mut self) {
         let mut said = Vec::new();
         let Fabric { lans, ports, .. } = &mut self.fabric;
         for lan in lans.values_mut() {
@@ -317,7 +303,7 @@ impl Pump {
     }
 
     /// Queues an event. If the reader is far behind, adverts go first: all are said again at the next refresh.
-    fn say(&mut self, e: TunnelEvent) {
+    pub(super) fn say(&mut self, e: TunnelEvent) {
         if self.unsent.len() >= EVENTS {
             let advert = self
                 .unsent
@@ -343,7 +329,7 @@ impl Pump {
         }
     }
 
-    fn forget_port(&mut self, now: Instant, id: PortId) -> bool {
+    pub(super) fn forget_port(&mut self, now: Instant, id: PortId) -> bool {
         let Some(port) = self.fabric.ports.remove(&id) else {
             return false;
         };
@@ -407,210 +393,5 @@ fn take_datagram(now: Instant, peer: NodeId, io: &mut LinkIo, fabric: &mut Fabri
                 unpacker.handle(now, tag, chunks, drops, &mut |rx| fabric.deliver(now, peer, rx));
             }
         },
-    }
-}
-
-/// Commands: what the handle asks for.
-impl Pump {
-    pub(super) fn add_lan(&mut self, now: Instant, id: LanId) -> Result<(), LanError> {
-        let tag = LanTag::from(&id);
-        if let Some(old) = self.fabric.lans.get(&tag) {
-            return if old.id == id {
-                Ok(())
-            } else {
-                Err(LanError::TagClash {
-                    new: id,
-                    old: old.id.clone(),
-                })
-            };
-        }
-        if self.fabric.lans.len() >= LANS {
-            return Err(LanError::TooMany(LANS));
-        }
-        let mut switch = Switch::new(now, self.node);
-        for peer in self.links.keys() {
-            switch.link_up(*peer);
-        }
-        self.fabric.lans.insert(tag, Lan { id, switch });
-        Ok(())
-    }
-
-    fn lan_mut(&mut self, id: &LanId) -> Option<(LanTag, &mut Lan)> {
-        let tag = LanTag::from(id);
-        self.fabric.lans.get_mut(&tag).filter(|l| l.id == *id).map(|l| (tag, l))
-    }
-
-    pub(super) fn switch(&self, id: &LanId) -> Option<&Switch> {
-        self.fabric
-            .lans
-            .get(&LanTag::from(id))
-            .filter(|l| l.id == *id)
-            .map(|l| &l.switch)
-    }
-
-    pub(super) fn remove_lan(&mut self, now: Instant, id: &LanId) {
-        let Some((tag, lan)) = self.lan_mut(id) else { return };
-        let drops = lan.switch.drops().clone();
-        self.drops.merge(&drops);
-        let ports: Vec<PortId> = self
-            .fabric
-            .ports
-            .iter()
-            .filter(|(_, p)| p.lan == tag)
-            .map(|(id, _)| *id)
-            .collect();
-        for port in ports {
-            self.forget_port(now, port);
-        }
-        self.drain_events();
-        self.fabric.lans.remove(&tag);
-    }
-
-    fn room_for_port(&self, tag: LanTag) -> Result<(), PortError> {
-        let used = self.fabric.ports.values().filter(|p| p.lan == tag).count();
-        if used < PORTS {
-            Ok(())
-        } else {
-            Err(PortError::TooMany(used))
-        }
-    }
-
-    fn insert_port(&mut self, now: Instant, tag: LanTag, io: PortIo, guest: Option<GuestPolicy>) -> PortId {
-        self.next_port += 1;
-        let id = PortId(self.next_port);
-        if let Some(lan) = self.fabric.lans.get_mut(&tag) {
-            lan.switch.add_port(now, id, guest);
-        }
-        self.fabric.ports.insert(
-            id,
-            Port {
-                lan: tag,
-                io,
-                rx: (0, 0),
-                tx: (0, 0),
-                dead: None,
-            },
-        );
-        id
-    }
-
-    pub(super) fn add_tap(&mut self, now: Instant, lan: &LanId, spec: TapSpec) -> Result<PortInfo, PortError> {
-        let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
-        self.room_for_port(tag)?;
-        let tap = Tap::open(spec.name.as_deref(), spec.bridge.as_deref())?;
-        for what in &tap.offloads().given_up {
-            tracing::info!(tap = tap.name(), what, "offload given up");
-        }
-        let tap = tap.watch().map_err(|source| PortError::System {
-            what: "watch the TAP".into(),
-            source,
-        })?;
-        let id = self.insert_port(
-            now,
-            tag,
-            PortIo::Tap {
-                tap,
-                bridge: spec.bridge,
-            },
-            None,
-        );
-        self.fabric
-            .ports
-            .get(&id)
-            .map(|p| p.info(id))
-            .ok_or(PortError::NoPort(id))
-    }
-
-    pub(super) fn add_guest(&mut self, now: Instant, lan: &LanId, port: GuestPort) -> Result<PortId, PortError> {
-        let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
-        self.room_for_port(tag)?;
-        let io = PortIo::Guest {
-            io: GuestIo::new(now, port.socket),
-            guest: port.guest,
-            mac: port.mac,
-        };
-        Ok(self.insert_port(now, tag, io, Some(GuestPolicy::new(port.mac))))
-    }
-
-    pub(super) fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {
-        if self.forget_port(now, id) {
-            Ok(())
-        } else {
-            Err(PortError::NoPort(id))
-        }
-    }
-
-    pub(super) fn add_link(&mut self, link: Box<dyn Link>) {
-        let peer = link.peer();
-        if self.links.len() >= LINKS && !self.links.contains_key(&peer) {
-            tracing::warn!(%peer, limit = LINKS, "too many links, this one is not used");
-            return self.say(TunnelEvent::LinkDown {
-                peer,
-                why: format!("{LINKS} links are up, which is the most"),
-            });
-        }
-        if let Some(old) = self.links.insert(peer, LinkIo::new(link)) {
-            self.drops.merge(&old.drops);
-        }
-        for lan in self.fabric.lans.values_mut() {
-            lan.switch.link_up(peer);
-        }
-    }
-
-    pub(super) fn remove_link(&mut self, peer: NodeId) {
-        if let Some(io) = self.links.remove(&peer) {
-            self.drops.merge(&io.drops);
-            for lan in self.fabric.lans.values_mut() {
-                lan.switch.link_down(peer);
-            }
-        }
-    }
-
-    pub(super) fn set_members(&mut self, lan: &LanId, members: BTreeSet<NodeId>) {
-        let me = self.node;
-        if let Some((_, lan)) = self.lan_mut(lan) {
-            lan.switch
-                .set_members(members.into_iter().filter(|m| *m != me).collect());
-        }
-    }
-
-    pub(super) fn apply_adverts(&mut self, now: Instant, lan: &LanId, from: NodeId, adverts: &[MacAdvert]) {
-        if let Some((_, lan)) = self.lan_mut(lan) {
-            lan.switch.handle_adverts(now, from, adverts);
-        }
-    }
-
-    pub(super) fn port_infos(&self, lan: &LanId) -> Vec<PortInfo> {
-        let tag = LanTag::from(lan);
-        self.fabric
-            .ports
-            .iter()
-            .filter(|(_, p)| p.lan == tag)
-            .map(|(id, p)| p.info(*id))
-            .collect()
-    }
-
-    pub(super) fn totals(&self) -> Drops {
-        let mut all = self.drops.clone();
-        self.fabric.lans.values().for_each(|l| all.merge(l.switch.drops()));
-        self.links.values().for_each(|l| all.merge(&l.drops));
-        all
-    }
-
-    pub(super) fn link_paths(&self) -> Vec<(NodeId, PathInfo)> {
-        self.links.iter().map(|(peer, l)| (*peer, l.link.path())).collect()
-    }
-
-    pub(super) fn interfaces(&self) -> Vec<String> {
-        let names = self.fabric.ports.values().filter_map(|p| match &p.io {
-            PortIo::Tap { tap, bridge } => Some([Some(tap.get_ref().name().to_owned()), bridge.clone()]),
-            PortIo::Guest { .. } => None,
-        });
-        names.flatten().flatten().collect()
-    }
-
-    pub(super) fn echo(&mut self, now: Instant, peer: NodeId) -> Result<oneshot::Receiver<Duration>, EchoError> {
-        let link = self.links.get_mut(&peer).ok_or(EchoError::NoLink(peer))?;
-        link.echo(now).ok_or(EchoError::TooMany(peer))
     }
 }

@@ -221,6 +221,11 @@ impl Tap {
         &self.offloads
     }
 
+    /// Is the device still there? When it is deleted nothing becomes readable, so this must be asked.
+    pub fn check(&self) -> io::Result<()> {
+        control(self.file.as_raw_fd(), libc::TUNGETIFF as c_ulong, &mut request(""))
+    }
+
     /// Reads one frame into `buf`; its header is empty where the TAP has none. `WouldBlock` when none waits.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
         let mut hdr = [0u8; VNET_HDR];

@@ -1,0 +1,232 @@
+//! What the handle asks the pump to do.
+
+use super::{
+    EchoError, LanError, PortError, TapSpec, TunnelEvent,
+    fabric::{Lan, Port, PortIo},
+    guest::GuestIo,
+    link::LinkIo,
+    pump::Pump,
+    tap::Tap,
+    tunnel::{GuestPort, PortInfo},
+};
+use crate::{
+    Drops, PortId,
+    defaults::{LANS, LINKS, PORTS, TAP_CHECK},
+    policy::GuestPolicy,
+    switch::Switch,
+};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+use wire::{
+    LanId, NodeId,
+    frame::{LanTag, MacAdvert},
+    link::{Link, PathInfo},
+};
+
+impl Pump {
+    pub(super) fn add_lan(&mut self, now: Instant, id: LanId) -> Result<(), LanError> {
+        let tag = LanTag::from(&id);
+        if let Some(old) = self.fabric.lans.get(&tag) {
+            return if old.id == id {
+                Ok(())
+            } else {
+                Err(LanError::TagClash {
+                    new: id,
+                    old: old.id.clone(),
+                })
+            };
+        }
+        if self.fabric.lans.len() >= LANS {
+            return Err(LanError::TooMany(LANS));
+        }
+        let mut switch = Switch::new(now, self.node);
+        for peer in self.links.keys() {
+            switch.link_up(*peer);
+        }
+        self.fabric.lans.insert(tag, Lan { id, switch });
+        Ok(())
+    }
+
+    fn lan_mut(&mut self, id: &LanId) -> Option<(LanTag, &mut Lan)> {
+        let tag = LanTag::from(id);
+        self.fabric.lans.get_mut(&tag).filter(|l| l.id == *id).map(|l| (tag, l))
+    }
+
+    pub(super) fn switch(&self, id: &LanId) -> Option<&Switch> {
+        self.fabric
+            .lans
+            .get(&LanTag::from(id))
+            .filter(|l| l.id == *id)
+            .map(|l| &l.switch)
+    }
+
+    pub(super) fn remove_lan(&mut self, now: Instant, id: &LanId) {
+        let Some((tag, lan)) = self.lan_mut(id) else { return };
+        let drops = lan.switch.drops().clone();
+        self.drops.merge(&drops);
+        let ports: Vec<PortId> = self
+            .fabric
+            .ports
+            .iter()
+            .filter(|(_, p)| p.lan == tag)
+            .map(|(id, _)| *id)
+            .collect();
+        for port in ports {
+            self.forget_port(now, port);
+        }
+        self.drain_events();
+        self.fabric.lans.remove(&tag);
+    }
+
+    fn room_for_port(&self, tag: LanTag) -> Result<(), PortError> {
+        let used = self.fabric.ports.values().filter(|p| p.lan == tag).count();
+        if used < PORTS {
+            Ok(())
+        } else {
+            Err(PortError::TooMany(used))
+        }
+    }
+
+    fn insert_port(&mut self, now: Instant, tag: LanTag, io: PortIo, guest: Option<GuestPolicy>) -> PortId {
+        self.next_port += 1;
+        let id = PortId(self.next_port);
+        if let Some(lan) = self.fabric.lans.get_mut(&tag) {
+            lan.switch.add_port(now, id, guest);
+        }
+        self.fabric.ports.insert(
+            id,
+            Port {
+                lan: tag,
+                io,
+                rx: (0, 0),
+                tx: (0, 0),
+                dead: None,
+            },
+        );
+        id
+    }
+
+    pub(super) fn add_tap(&mut self, now: Instant, lan: &LanId, spec: TapSpec) -> Result<PortInfo, PortError> {
+        let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
+        self.room_for_port(tag)?;
+        let tap = Tap::open(spec.name.as_deref(), spec.bridge.as_deref())?;
+        for what in &tap.offloads().given_up {
+            tracing::info!(tap = tap.name(), what, "offload given up");
+        }
+        let tap = tap.watch().map_err(|source| PortError::System {
+            what: "watch the TAP".into(),
+            source,
+        })?;
+        let id = self.insert_port(
+            now,
+            tag,
+            PortIo::Tap {
+                tap,
+                bridge: spec.bridge,
+                check_at: now + TAP_CHECK,
+            },
+            None,
+        );
+        self.fabric
+            .ports
+            .get(&id)
+            .map(|p| p.info(id))
+            .ok_or(PortError::NoPort(id))
+    }
+
+    pub(super) fn add_guest(&mut self, now: Instant, lan: &LanId, port: GuestPort) -> Result<PortId, PortError> {
+        let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
+        self.room_for_port(tag)?;
+        let io = PortIo::Guest {
+            io: GuestIo::new(now, port.socket),
+            guest: port.guest,
+            mac: port.mac,
+        };
+        Ok(self.insert_port(now, tag, io, Some(GuestPolicy::new(port.mac))))
+    }
+
+    pub(super) fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {
+        if self.forget_port(now, id) {
+            Ok(())
+        } else {
+            Err(PortError::NoPort(id))
+        }
+    }
+
+    pub(super) fn add_link(&mut self, link: Box<dyn Link>) {
+        let peer = link.peer();
+        if self.links.len() >= LINKS && !self.links.contains_key(&peer) {
+            tracing::warn!(%peer, limit = LINKS, "too many links, this one is not used");
+            return self.say(TunnelEvent::LinkDown {
+                peer,
+                why: format!("{LINKS} links are up, which is the most"),
+            });
+        }
+        if let Some(old) = self.links.insert(peer, LinkIo::new(link)) {
+            self.drops.merge(&old.drops);
+        }
+        for lan in self.fabric.lans.values_mut() {
+            lan.switch.link_up(peer);
+        }
+    }
+
+    pub(super) fn remove_link(&mut self, peer: NodeId) {
+        if let Some(io) = self.links.remove(&peer) {
+            self.drops.merge(&io.drops);
+            for lan in self.fabric.lans.values_mut() {
+                lan.switch.link_down(peer);
+            }
+        }
+    }
+
+    pub(super) fn set_members(&mut self, lan: &LanId, members: BTreeSet<NodeId>) {
+        let me = self.node;
+        if let Some((_, lan)) = self.lan_mut(lan) {
+            lan.switch
+                .set_members(members.into_iter().filter(|m| *m != me).collect());
+        }
+    }
+
+    pub(super) fn apply_adverts(&mut self, now: Instant, lan: &LanId, from: NodeId, adverts: &[MacAdvert]) {
+        if let Some((_, lan)) = self.lan_mut(lan) {
+            lan.switch.handle_adverts(now, from, adverts);
+        }
+    }
+
+    pub(super) fn port_infos(&self, lan: &LanId) -> Vec<PortInfo> {
+        let tag = LanTag::from(lan);
+        self.fabric
+            .ports
+            .iter()
+            .filter(|(_, p)| p.lan == tag)
+            .map(|(id, p)| p.info(*id))
+            .collect()
+    }
+
+    pub(super) fn totals(&self) -> Drops {
+        let mut all = self.drops.clone();
+        self.fabric.lans.values().for_each(|l| all.merge(l.switch.drops()));
+        self.links.values().for_each(|l| all.merge(&l.drops));
+        all
+    }
+
+    pub(super) fn link_paths(&self) -> Vec<(NodeId, PathInfo)> {
+        self.links.iter().map(|(peer, l)| (*peer, l.link.path())).collect()
+    }
+
+    pub(super) fn interfaces(&self) -> Vec<String> {
+        let names = self.fabric.ports.values().filter_map(|p| match &p.io {
+            PortIo::Tap { tap, bridge, .. } => Some([Some(tap.get_ref().name().to_owned()), bridge.clone()]),
+            PortIo::Guest { .. } => None,
+        });
+        names.flatten().flatten().collect()
+    }
+
+    pub(super) fn echo(&mut self, now: Instant, peer: NodeId) -> Result<oneshot::Receiver<Duration>, EchoError> {
+        let link = self.links.get_mut(&peer).ok_or(EchoError::NoLink(peer))?;
+        link.echo(now).ok_or(EchoError::TooMany(peer))
+    }
+}
