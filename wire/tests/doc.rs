@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use wire::*;
 
 macro_rules! bounds {
-    ($($($seg:ident)::+),* $(,)?) => { [$((stringify!($($seg)::+), u64::from_str_radix(&format!("{}", $($seg)::+), 10).unwrap())),*] };
+    ($($($seg:ident)::+),* $(,)?) => { [$((stringify!($($seg)::+), $($seg)::+ as u64)),*] };
 }
 
 fn bounds() -> BTreeMap<String, u64> {
