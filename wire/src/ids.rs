@@ -62,7 +62,11 @@ impl FromStr for NodeId {
     type Err = BadId;
 
     fn from_str(s: &str) -> Result<Self, BadId> {
-        bs58::decode(s).into_vec().ok().and_then(|b| Self::from_peer_id_bytes(&b)).ok_or_else(|| BadId::Node(s.into()))
+        bs58::decode(s)
+            .into_vec()
+            .ok()
+            .and_then(|b| Self::from_peer_id_bytes(&b))
+            .ok_or_else(|| BadId::Node(s.into()))
     }
 }
 
@@ -77,6 +81,17 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What a thing is called that nobody named.
+    pub fn guest() -> Self {
+        Self("guest".into())
+    }
+
+    /// This name with `-n` behind it, cut so that it stays a name.
+    #[must_use]
+    pub fn numbered(&self, n: u32) -> Self {
+        Self(format!("{}-{n}", self.0.get(..self.0.len().min(52)).unwrap_or_default()))
+    }
 }
 
 impl TryFrom<String> for Name {
@@ -86,7 +101,11 @@ impl TryFrom<String> for Name {
         let ok = (1..=63).contains(&s.len())
             && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
             && s.as_bytes()[0].is_ascii_alphanumeric();
-        if ok { Ok(Self(s)) } else { Err(BadId::Name(s.chars().filter(|c| !c.is_control()).take(80).collect())) }
+        if ok {
+            Ok(Self(s))
+        } else {
+            Err(BadId::Name(s.chars().filter(|c| !c.is_control()).take(80).collect()))
+        }
     }
 }
 
