@@ -15,16 +15,23 @@ const DEFAULTS: &str = include_str!("../../docs/defaults.md");
 fn every_document_and_field_is_described() {
     let doc = openapi::document();
     for (name, schema) in doc["components"]["schemas"].as_object().unwrap() {
-        let from = API.find(&format!("\n### {name}\n")).unwrap_or_else(|| panic!("docs/api.md has no {name}"));
+        let from = API
+            .find(&format!("\n### {name}\n"))
+            .unwrap_or_else(|| panic!("docs/api.md has no {name}"));
         let section = API[from + 1..].split("\n### ").next().unwrap();
-        let base = section.split_once("All fields of ").map_or("", |(_, b)| b.split(',').next().unwrap());
+        let base = section
+            .split_once("All fields of ")
+            .map_or("", |(_, b)| b.split(',').next().unwrap());
         let inherited = &doc["components"]["schemas"][base]["properties"];
         for field in schema["properties"].as_object().into_iter().flat_map(|p| p.keys()) {
             let told = section.contains(&format!("| `{field}` |")) || !inherited[field].is_null();
             assert!(told, "docs/api.md: {name} lacks {field}");
         }
         for word in schema["enum"].as_array().into_iter().flatten() {
-            assert!(section.contains(&format!("- `{}`", word.as_str().unwrap())), "docs/api.md: {name} lacks {word}");
+            assert!(
+                section.contains(&format!("- `{}`", word.as_str().unwrap())),
+                "docs/api.md: {name} lacks {word}"
+            );
         }
     }
 }
@@ -32,13 +39,20 @@ fn every_document_and_field_is_described() {
 #[test]
 fn every_route_verb_and_link_is_there() {
     for r in ROUTES {
-        assert!(CLI.contains(&format!("`{} {}`", r.method.as_str(), r.path)), "docs/cli.md lacks {}", r.path);
+        assert!(
+            CLI.contains(&format!("`{} {}`", r.method.as_str(), r.path)),
+            "docs/cli.md lacks {}",
+            r.path
+        );
     }
     let mut command = node::cli::Cli::command();
     command.build();
     for verb in command.get_subcommands().filter(|c| c.get_name() != "help") {
         let leaves: Vec<String> = match verb.has_subcommands() {
-            true => verb.get_subcommands().map(|s| format!("{} {}", verb.get_name(), s.get_name())).collect(),
+            true => verb
+                .get_subcommands()
+                .map(|s| format!("{} {}", verb.get_name(), s.get_name()))
+                .collect(),
             false => vec![verb.get_name().to_owned()],
         };
         for leaf in leaves.iter().filter(|l| !l.ends_with(" help")) {
@@ -47,7 +61,9 @@ fn every_route_verb_and_link_is_there() {
     }
     for link in CLI.split("api.md#").skip(1) {
         let anchor = link.split(')').next().unwrap();
-        let there = API.lines().any(|l| l.strip_prefix("### ").is_some_and(|h| h.to_lowercase() == anchor));
+        let there = API
+            .lines()
+            .any(|l| l.strip_prefix("### ").is_some_and(|h| h.to_lowercase() == anchor));
         assert!(there, "docs/api.md has no {anchor}");
     }
 }
@@ -61,10 +77,17 @@ fn every_setting_and_constant_is_explained() {
         assert!(line.contains("`LANLINE_"), "{line}");
     }
     let source = include_str!("../src/defaults.rs");
-    for name in source.lines().filter_map(|l| l.strip_prefix("pub const ")?.split(':').next()) {
+    for name in source
+        .lines()
+        .filter_map(|l| l.strip_prefix("pub const ")?.split(':').next())
+    {
         assert!(DEFAULTS.contains(&format!("`{name}`")), "docs/defaults.md lacks {name}");
     }
     let example = DEFAULTS.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let file = Some((std::path::Path::new("lanline.toml"), example));
-    resolve(&Sources { file, ..Sources::default() }).unwrap();
+    resolve(&Sources {
+        file,
+        ..Sources::default()
+    })
+    .unwrap();
 }

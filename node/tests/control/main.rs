@@ -11,6 +11,7 @@ mod api;
 mod bounds;
 mod program;
 mod scripted;
+mod terminal;
 
 use node::{
     api::routes::Method,
@@ -42,7 +43,8 @@ impl Running {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let claim = server::claim(dir.path()).unwrap();
-        let (service, stop) = (Arc::new(Scripted::default()), CancellationToken::new());
+        let service = Arc::new(Scripted::default());
+        let stop = service.stop.clone();
         let server = tokio::spawn(server::serve(claim.bind().unwrap(), service.clone(), stop.clone()));
         Self {
             dir,

@@ -6,6 +6,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use wire::{Fault, FaultKind};
 
 /// Answers by script: an argument `fault-KIND` fails with that kind, an image `slow` waits for `release`, an image
@@ -23,6 +24,8 @@ pub struct Scripted {
     pub moved: Notify,
     /// Told when the node was asked to end.
     pub downed: Notify,
+    /// Ends the server of this node; cancelled by `down` before it answers, as a real node may.
+    pub stop: CancellationToken,
 }
 
 impl Default for Scripted {
@@ -34,6 +37,7 @@ impl Default for Scripted {
             dropped: AtomicU32::new(0),
             moved: Notify::new(),
             downed: Notify::new(),
+            stop: CancellationToken::new(),
         }
     }
 }
@@ -272,6 +276,7 @@ impl Service for Scripted {
         by("", "# TYPE lanline_peers gauge\nlanline_peers 2\n# EOF\n".into())
     }
     fn down(&self) -> Answer<'_, Down> {
+        self.stop.cancel();
         self.downed.notify_one();
         by(
             "",

@@ -76,7 +76,8 @@ impl Reporter {
         let stderr = std::io::stderr();
         Self {
             view: view(&stderr),
-            tty: stderr.is_terminal(),
+            // A dumb terminal cannot clear a line.
+            tty: stderr.is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
             drawn: None,
             held: None,
             sparse: bar::Sparse::default(),

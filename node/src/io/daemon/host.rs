@@ -1,0 +1,358 @@
+//! The lending side of `/lanline/guest/1`: every call of a peer about guests on this machine.
+//!
+//! A guest is written down before anything is done for it. A caller that vanishes stops nothing: the work goes on, and
+//! the same call, made again, finds the guest and follows it. Paper: §2.2, §4.
+
+use super::{Daemon, framed};
+use std::{sync::Arc, time::Duration, time::Instant};
+use tokio::sync::mpsc;
+use vm::{io::StopMode, spec::GuestSpec};
+use wire::{
+    Fault, FaultKind, GuestId, MacAddr, NodeId,
+    guest::{
+        FetchReport, GuestCall, GuestResult, GuestSpecV1, GuestState, GuestUpdate, GuestView, ImageProgress,
+        MAX_CALL_BYTES, MAX_LOG_BYTES, MAX_SOURCES, Step,
+    },
+};
+
+/// Updates that wait for a slow caller; older progress is dropped, steps are not.
+pub(super) const UPDATE_QUEUE: usize = 64;
+/// While it works, a host says something at least this often.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Longest that a host reports on one start: after that the guest is looked at with `info`.
+const FOLLOW: Duration = Duration::from_secs(900);
+/// Calls about guests that are worked on at a time; each holds a stream and a task.
+pub(super) const MAX_CALLS: usize = 64;
+/// Time for a caller to send its call.
+const CALL_WAIT: Duration = Duration::from_secs(10);
+
+/// Where a start reports.
+#[derive(Clone)]
+pub(super) struct Teller {
+    tx: mpsc::Sender<GuestUpdate>,
+    t0: Instant,
+}
+
+impl Teller {
+    pub(super) fn nobody() -> Self {
+        Self {
+            tx: mpsc::channel(1).0,
+            t0: Instant::now(),
+        }
+    }
+
+    async fn step(&self, step: Step, note: impl Into<String>) {
+        let at_ms = super::run::millis(self.t0.elapsed());
+        // A caller that has gone is no reason to stop.
+        let _ = self
+            .tx
+            .send(GuestUpdate::Step {
+                step,
+                at_ms,
+                note: note.into(),
+            })
+            .await;
+    }
+
+    pub(super) fn progress(&self, p: ImageProgress) {
+        let _ = self.tx.try_send(GuestUpdate::Progress(p));
+    }
+
+    fn waiting(&self, what: &str) {
+        let _ = self.tx.try_send(GuestUpdate::Waiting { what: what.into() });
+    }
+}
+
+impl Daemon {
+    /// Answers `/lanline/guest/1` until the node ends.
+    pub(super) async fn serve_guest_calls(self: Arc<Self>) {
+        let mut streams = self.overlay.accept(wire::guest::GUEST_PROTOCOL);
+        let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CALLS));
+        while let Some((peer, stream)) = streams.recv().await {
+            let Ok(slot) = slots.clone().try_acquire_owned() else {
+                tracing::debug!(%peer, "guest call refused: {MAX_CALLS} are being worked on");
+                continue;
+            };
+            let daemon = self.clone();
+            tokio::spawn(async move {
+                if let Err(e) = daemon.serve_guest_stream(peer, stream).await {
+                    tracing::debug!(%peer, error = %e, "guest call broke off");
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    async fn serve_guest_stream(self: Arc<Self>, peer: NodeId, stream: overlay::io::Stream) -> std::io::Result<()> {
+        let (read, mut write) = tokio::io::split(stream);
+        let mut reader = framed::Reader::new(read, MAX_CALL_BYTES);
+        let call = tokio::time::timeout(CALL_WAIT, reader.next::<GuestCall>())
+            .await?
+            .and_then(|c| c.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into()))?;
+        let (tx, mut rx) = mpsc::channel(UPDATE_QUEUE);
+        let daemon = self.clone();
+        tokio::spawn(async move { daemon.handle_guest_call(peer, call, tx).await });
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        beat.reset();
+        loop {
+            let update = tokio::select! {
+                u = rx.recv() => match u { Some(u) => u, None => break },
+                _ = beat.tick() => GuestUpdate::Waiting { what: "still working".into() },
+            };
+            let last = matches!(update, GuestUpdate::Done(_) | GuestUpdate::Fault(_));
+            framed::write(&mut write, &update).await?;
+            if last {
+                break;
+            }
+        }
+        tokio::io::AsyncWriteExt::shutdown(&mut write).await
+    }
+
+    /// Works on one call; the last update is `Done` or `Fault`.
+    pub(super) async fn handle_guest_call(
+        self: Arc<Self>,
+        from: NodeId,
+        call: GuestCall,
+        tx: mpsc::Sender<GuestUpdate>,
+    ) {
+        let teller = Teller {
+            tx: tx.clone(),
+            t0: Instant::now(),
+        };
+        let result = match call.check() {
+            Err(f) => Err(f),
+            Ok(()) => self.answer_call(from, call, &teller).await,
+        };
+        let last = match result {
+            Ok(r) => GuestUpdate::Done(r),
+            Err(f) => {
+                tracing::info!(peer = %from, why = %f.what, "guest call refused or failed");
+                GuestUpdate::Fault(f)
+            }
+        };
+        let _ = tx.send(last).await;
+    }
+
+    async fn answer_call(
+        self: &Arc<Self>,
+        from: NodeId,
+        call: GuestCall,
+        teller: &Teller,
+    ) -> Result<GuestResult, Fault> {
+        Ok(match call {
+            GuestCall::Start { id, spec, token } => {
+                let view = self.start_call(from, id, *spec, token.as_deref(), teller).await?;
+                GuestResult::Guest(Box::new(view))
+            }
+            GuestCall::Restart { guest } => {
+                self.own_guest(from, guest)?;
+                self.bring_up(guest, &[], teller).await?;
+                GuestResult::Guest(Box::new(self.own_guest(from, guest)?))
+            }
+            GuestCall::List => {
+                let all = self.guests.list();
+                GuestResult::List(all.into_iter().filter(|g| g.owner == from || from == self.me).collect())
+            }
+            GuestCall::Info { guest } => GuestResult::Guest(Box::new(self.own_guest(from, guest)?)),
+            GuestCall::Stop { guest, force } => {
+                self.own_guest(from, guest)?;
+                teller.waiting("asking the guest to shut down");
+                GuestResult::Stopped(self.stop_guest(guest, force).await?)
+            }
+            GuestCall::Remove { guest } => {
+                if self.guests.info(guest).is_some() {
+                    self.own_guest(from, guest)?;
+                    self.remove_guest(guest).await?;
+                }
+                GuestResult::Removed
+            }
+            GuestCall::Logs { guest, max_bytes } => {
+                self.own_guest(from, guest)?;
+                let cap = (max_bytes as usize).min(MAX_LOG_BYTES);
+                GuestResult::Logs(self.guests.logs(guest, cap).ok_or_else(gone)?)
+            }
+        })
+    }
+
+    /// A guest that `from` may command: its owner, or this machine's.
+    pub(super) fn own_guest(&self, from: NodeId, guest: GuestId) -> Result<GuestView, Fault> {
+        // To anybody else a guest that is there and one that is not look the same.
+        self.guests
+            .info(guest)
+            .filter(|v| v.owner == from || from == self.me)
+            .ok_or_else(|| {
+                Fault::new(
+                    FaultKind::NoMatch,
+                    format!("{} has no guest {guest} of yours", self.name),
+                )
+                .next("see yours: lanline ls")
+            })
+    }
+
+    async fn start_call(
+        self: &Arc<Self>,
+        from: NodeId,
+        id: GuestId,
+        spec: GuestSpecV1,
+        token: Option<&[u8]>,
+        teller: &Teller,
+    ) -> Result<GuestView, Fault> {
+        let hints = spec.hints.clone();
+        let fresh = self.guests.info(id).is_none();
+        if fresh {
+            let _admission = self.admitting.lock().await;
+            if self.guests.info(id).is_none() {
+                self.authorise_start(from, &spec, token)?;
+                let spec = GuestSpec::from_wire(id, from, mac_of(id), spec)
+                    .map_err(|e| Fault::new(FaultKind::Usage, e.to_string()))?;
+                self.guests.create(spec).await.map_err(|e| Fault::from(&e))?;
+            }
+        }
+        self.own_guest(from, id)?;
+        teller.step(Step::Admitted, "").await;
+        if let Err(f) = self.bring_up(id, &hints, teller).await {
+            if fresh {
+                self.remove_guest(id).await?;
+            }
+            return Err(f);
+        }
+        self.wait_for_address(id, teller).await?;
+        self.own_guest(from, id)
+    }
+
+    /// Takes a guest from wherever it is to running: image, disk, hypervisor, port. Each step may be repeated.
+    pub(super) async fn bring_up(
+        self: &Arc<Self>,
+        id: GuestId,
+        hints: &[NodeId],
+        teller: &Teller,
+    ) -> Result<(), Fault> {
+        let turn = self.turn_of(id)?;
+        let _turn = turn.lock().await;
+        let view = self.guests.info(id).ok_or_else(gone)?;
+        if matches!(view.state, GuestState::Running | GuestState::Paused) {
+            teller.step(Step::Running, "it runs already").await;
+            return Ok(());
+        }
+        if self.store_info(view.image).await.is_none_or(|i| !i.complete) {
+            teller.step(Step::Fetching, "").await;
+            let t = teller.clone();
+            let report = self
+                .ensure_image(view.image, hints, None, move |p| t.progress(p))
+                .await?;
+            let mut from: Vec<_> = report.bytes_from.iter().map(|(n, b)| (*n, *b)).collect();
+            from.truncate(MAX_SOURCES);
+            let fetched = FetchReport {
+                bytes: report.bytes,
+                duplicate_bytes: report.duplicate_bytes,
+                from,
+            };
+            let _ = teller.tx.send(GuestUpdate::Fetched(fetched)).await;
+            let note = format!(
+                "{} from {} node(s)",
+                wire::ByteSize(report.bytes),
+                report.bytes_from.len()
+            );
+            teller.step(Step::Fetched, note).await;
+        }
+        teller.step(Step::Starting, self.caps.accel.to_string()).await;
+        self.ready_disk(id, view.image).await?;
+        self.guests.start(id).await.map_err(|e| Fault::from(&e))?;
+        self.plug_in(id).await?;
+        teller.step(Step::Running, self.caps.accel.to_string()).await;
+        self.publish_soon();
+        Ok(())
+    }
+
+    /// Puts a running guest's NIC on its LAN.
+    pub(super) async fn plug_in(&self, id: GuestId) -> Result<(), Fault> {
+        let view = self.guests.info(id).ok_or_else(gone)?;
+        let Some(lan) = view.lan else { return Ok(()) };
+        self.pull_plug(id).await;
+        let socket = self.guests.endpoints(id).ok_or_else(gone)?.nic;
+        let port = tunnel::io::GuestPort {
+            guest: id,
+            mac: view.mac,
+            socket,
+        };
+        let port = self.tunnel.add_guest(&lan, port).await.map_err(super::faults::port)?;
+        super::lock(&self.guest_ports).insert(id, port);
+        Ok(())
+    }
+
+    async fn wait_for_address(&self, id: GuestId, teller: &Teller) -> Result<(), Fault> {
+        let mut changes = self.guest_changes.subscribe();
+        let until = tokio::time::Instant::now() + FOLLOW;
+        loop {
+            let view = self.guests.info(id).ok_or_else(gone)?;
+            if view.lan.is_none() {
+                return Ok(());
+            }
+            if let Some(ip) = view.ips.first() {
+                teller.step(Step::Address, ip.to_string()).await;
+                return Ok(());
+            }
+            if !matches!(view.state, GuestState::Running | GuestState::Paused) {
+                let why = view.note.unwrap_or_else(|| "no reason is known".into());
+                return Err(Fault::new(
+                    FaultKind::Failed,
+                    format!("the guest is {} before it had an address: {why}", view.state),
+                )
+                .next(format!("read what it printed: lanline logs {}", view.name)));
+            }
+            if teller.tx.is_closed() {
+                return Ok(());
+            }
+            teller.waiting("waiting for the guest to ask your router for an address");
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = tokio::time::sleep(HEARTBEAT) => {}
+                _ = tokio::time::sleep_until(until) => return Ok(()),
+            }
+        }
+    }
+
+    /// Stops a guest and takes its port off the LAN.
+    async fn stop_guest(&self, id: GuestId, force: bool) -> Result<wire::guest::StopReport, Fault> {
+        let mode = if force { StopMode::Force } else { StopMode::Graceful };
+        let report = self.guests.stop(id, mode).await.map_err(|e| Fault::from(&e))?;
+        self.unplug(id).await;
+        self.publish_soon();
+        Ok(report)
+    }
+
+    /// Removes every trace of a guest.
+    async fn remove_guest(&self, id: GuestId) -> Result<(), Fault> {
+        self.guests.remove(id).await.map_err(|e| Fault::from(&e))?;
+        self.unplug(id).await;
+        self.publish_soon();
+        Ok(())
+    }
+
+    /// Takes a guest's port and disk export away.
+    pub(super) async fn unplug(&self, id: GuestId) {
+        self.pull_plug(id).await;
+        self.close_disk(id);
+    }
+
+    async fn pull_plug(&self, id: GuestId) {
+        let port = super::lock(&self.guest_ports).remove(&id);
+        if let Some(port) = port
+            && let Err(e) = self.tunnel.remove_port(port).await
+        {
+            tracing::debug!(guest = %id, error = %e, "the guest's port was gone already");
+        }
+    }
+}
+
+/// A guest that vanished between two looks.
+fn gone() -> Fault {
+    Fault::new(FaultKind::NoMatch, "the guest was removed meanwhile")
+}
+
+/// A guest's Ethernet address follows from its id, so a restart anywhere keeps its lease.
+fn mac_of(id: GuestId) -> MacAddr {
+    let h = blake3::derive_key("lanline guest mac v1", &id.0);
+    let [a, b, c, d, e, f, ..] = h;
+    MacAddr::local_from(&[a, b, c, d, e, f])
+}

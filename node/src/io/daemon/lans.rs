@@ -1,0 +1,491 @@
+//! LANs: the membership machine's driver, and the verbs that change it.
+//!
+//! Every change is on disk before anybody hears of it: a ticket before it is shown, a membership before it is sent.
+
+use super::{Daemon, both_clocks, faults, lock, persist, run::millis};
+use crate::api;
+use overlay::{
+    admission::InviteSpec,
+    membership::{LanEvent, LanState, Lost},
+    ticket::Ticket,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use wire::{
+    Fault, FaultKind, LanId, NodeId,
+    membership::{AdmitCall, AdmitReply, PROTOCOL, Role},
+};
+
+/// How long one call of `/lanline/admit/1` may take.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long `join` tries to reach the inviter.
+const JOIN_WAIT: Duration = Duration::from_secs(30);
+/// A ticket's life if none was asked for.
+const TICKET_LIFE: Duration = Duration::from_secs(7 * 86_400);
+/// The membership machine is driven at least this often, so that expiry and eviction act within a minute even if the
+/// machine slept: timers of the operating system stop in suspend.
+const DRIVE_EVERY: Duration = Duration::from_secs(5);
+
+/// An interface that this machine attached to a LAN; attached again when the node starts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Attachment {
+    pub bridge: Option<String>,
+    pub tap: Option<String>,
+}
+
+/// Attachments by LAN, as the state folder keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Attachments {
+    pub lans: Vec<(LanId, BTreeSet<Attachment>)>,
+    /// Ports that are open now; not kept.
+    #[serde(skip)]
+    pub open: BTreeMap<(LanId, Attachment), tunnel::PortId>,
+}
+
+impl Daemon {
+    /// Drives memberships until the node ends.
+    pub(super) async fn drive_lans(self: Arc<Self>) {
+        loop {
+            let wake = self.step_lans().await;
+            tokio::select! {
+                _ = self.lans_changed.notified() => {}
+                _ = tokio::time::sleep_until(wake.into()) => {}
+                _ = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// One step: timers, calls, events, disk. Answers when the next is due.
+    async fn step_lans(self: &Arc<Self>) -> Instant {
+        let addrs: Vec<String> = self
+            .overlay
+            .dial_addrs()
+            .await
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let (calls, events, wake) = {
+            let mut state = lock(&self.lans);
+            state.set_addrs(addrs);
+            state.handle_timeout(both_clocks());
+            let calls: Vec<_> = std::iter::from_fn(|| state.poll_transmit()).collect();
+            let events: Vec<_> = std::iter::from_fn(|| state.poll_event()).collect();
+            (calls, events, state.poll_timeout())
+        };
+        if let Err(f) = self.save_lans() {
+            tracing::error!(error = %f, "memberships cannot be written; what changed now is forgotten by a restart");
+        }
+        for (peer, call) in calls {
+            tokio::spawn(self.clone().make_admit_call(peer, call));
+        }
+        for event in events {
+            self.on_lan_event(event).await;
+        }
+        let soon = Instant::now() + DRIVE_EVERY;
+        wake.map_or(soon, |(at, _)| at.min(soon))
+    }
+
+    async fn make_admit_call(self: Arc<Self>, peer: NodeId, call: AdmitCall) {
+        let reply = match wire::codec::encode(&call) {
+            Ok(body) => self.overlay.request(peer, PROTOCOL, body, CALL_DEADLINE).await.ok(),
+            Err(_) => None,
+        };
+        let reply = reply.and_then(|b| AdmitReply::decode(&b).ok());
+        {
+            let mut state = lock(&self.lans);
+            match reply {
+                Some(r) => state.handle_reply(both_clocks(), peer, r),
+                None => state.handle_unreachable(both_clocks(), peer),
+            }
+        }
+        self.lans_changed.notify_one();
+    }
+
+    /// Answers `/lanline/admit/1` until the node ends.
+    pub(super) async fn serve_admissions(self: Arc<Self>) {
+        let mut calls = self.overlay.serve(PROTOCOL);
+        while let Some(inbound) = calls.recv().await {
+            let Ok(call) = AdmitCall::decode(&inbound.body) else {
+                tracing::debug!(peer = %inbound.peer, "a malformed admission call");
+                continue;
+            };
+            let reply = lock(&self.lans).handle_call(both_clocks(), inbound.peer, call);
+            // What is promised is written down first; if that fails, the caller gets no answer and asks again.
+            match self.save_lans() {
+                Ok(()) => {
+                    if let Ok(body) = wire::codec::encode(&reply) {
+                        let _ = inbound.reply.send(body);
+                    }
+                }
+                Err(f) => tracing::error!(error = %f, "a membership cannot be written, its caller gets no answer"),
+            }
+            self.lans_changed.notify_one();
+        }
+    }
+
+    async fn on_lan_event(self: &Arc<Self>, event: LanEvent) {
+        match event {
+            LanEvent::Joined { lan } => {
+                tracing::info!(lan = %lan, "joined");
+                if let Err(e) = self.tunnel.add_lan(lan.clone()).await {
+                    tracing::error!(lan = %lan, error = %e, "frames of this LAN cannot be carried");
+                }
+                self.attach_again(&lan).await;
+            }
+            LanEvent::Lost { lan, why } => {
+                let why = if why == Lost::Evicted {
+                    "put out by its owner"
+                } else {
+                    "membership ran out"
+                };
+                tracing::warn!(lan = %lan, why, "no longer a member");
+                lock(&self.attached).open.retain(|(l, _), _| *l != lan);
+                self.tunnel.remove_lan(&lan).await;
+            }
+            LanEvent::MembersChanged { lan, added, removed } => {
+                tracing::info!(lan = %lan, added = added.len(), removed = removed.len(), "members changed");
+                let members = lock(&self.lans).peers(super::now(), &lan);
+                self.tunnel.set_members(&lan, members).await;
+            }
+            LanEvent::Addresses { node, addrs } => {
+                let addrs = addrs.iter().filter_map(|a| a.parse().ok()).collect();
+                self.overlay.add_known(node, addrs).await;
+            }
+        }
+        let (members, blocked) = {
+            let state = lock(&self.lans);
+            (state.all_peers(super::now()), state.blocked(super::now()))
+        };
+        self.overlay.set_members(members).await;
+        self.overlay.block(blocked).await;
+        self.link_soon();
+        self.publish_soon();
+    }
+
+    /// Writes the membership machine down if it changed since it was last written.
+    pub(super) fn save_lans(&self) -> Result<(), Fault> {
+        let mut saved = lock(&self.lans_saved);
+        let (revision, export) = {
+            let state = lock(&self.lans);
+            if state.revision() == *saved {
+                return Ok(());
+            }
+            (state.revision(), state.export().map_err(|e| faults::failed(&e))?)
+        };
+        persist::save_bytes(&self.dir.join("lans"), &export)?;
+        *saved = revision;
+        Ok(())
+    }
+
+    /// Changes the membership machine and writes it down.
+    fn change_lans<T>(&self, f: impl FnOnce(&mut LanState) -> Result<T, Fault>) -> Result<T, Fault> {
+        let out = f(&mut lock(&self.lans))?;
+        self.save_lans()?;
+        self.lans_changed.notify_one();
+        Ok(out)
+    }
+
+    /// A LAN by name.
+    pub(super) fn find_lan(&self, name: &str) -> Result<LanId, Fault> {
+        lock(&self.lans)
+            .find(name)
+            .map_err(|e| Fault::new(FaultKind::NoMatch, e.to_string()).next("see yours: lanline lan show"))
+    }
+
+    /// The LAN that `run` means: the one named, or the only one.
+    pub(super) fn lan_for_run(&self, name: Option<&str>) -> Result<Option<LanId>, Fault> {
+        if let Some(n) = name {
+            return self.find_lan(n).map(Some);
+        }
+        let mine: Vec<_> = lock(&self.lans)
+            .lans()
+            .into_iter()
+            .filter(|l| l.role.is_some())
+            .map(|l| l.lan)
+            .collect();
+        match mine.as_slice() {
+            [] => Err(Fault::new(FaultKind::NoMatch, "this node is on no LAN yet")
+                .next("make one: lanline lan create NAME; or join one: lanline join TICKET")),
+            [one] => Ok(Some(one.clone())),
+            _ => Err(Fault::new(FaultKind::Usage, "this node is on more than one LAN").next("say which: --lan NAME")),
+        }
+    }
+
+    pub(super) fn create_lan(&self, name: &str) -> Result<LanId, Fault> {
+        let name: wire::Name = name.parse().map_err(faults::usage)?;
+        if lock(&self.lans).find(name.as_str()).is_ok() {
+            return Err(
+                Fault::new(FaultKind::Usage, format!("this node is on a LAN called {name} already"))
+                    .next(format!("look at it: lanline lan show {name}")),
+            );
+        }
+        self.change_lans(|s| s.create(both_clocks(), name, rand::random()).map_err(Fault::from))
+    }
+
+    pub(super) async fn invite(&self, lan: &str, req: api::LanInvite) -> Result<api::TicketOut, Fault> {
+        let lan = self.find_lan(lan)?;
+        let role = match req.role {
+            api::Role::Host => Role::Host,
+            api::Role::Member => Role::Member,
+            api::Role::Owner => Role::Owner,
+        };
+        let uses = req.uses.unwrap_or(1);
+        let spec = InviteSpec {
+            role,
+            life: req.expires_ms.map_or(TICKET_LIFE, Duration::from_millis),
+            uses,
+            addrs: self.ticket_addrs().await,
+            id: rand::random(),
+            secret: rand::random(),
+        };
+        let ticket = self.change_lans(|s| s.invite(both_clocks(), &lan, spec).map_err(Fault::from))?;
+        let text = ticket.encode().map_err(|e| faults::failed(&e))?;
+        Ok(api::TicketOut {
+            ticket: text,
+            lan: lan.name.to_string(),
+            role: req.role,
+            expires: ticket.expires.0,
+            uses,
+            addresses: ticket.addrs,
+        })
+    }
+
+    async fn ticket_addrs(&self) -> Vec<String> {
+        let mut addrs: Vec<String> = self
+            .overlay
+            .dial_addrs()
+            .await
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        addrs.retain(|a| a.len() <= wire::membership::MAX_ADDR_TEXT);
+        addrs.truncate(wire::membership::MAX_ADDRS);
+        addrs
+    }
+
+    /// Redeems a ticket: reaches the inviter, shows the proof, keeps what it signs.
+    pub(super) async fn join_lan(&self, text: &str, progress: &api::Progress) -> Result<api::JoinResult, Fault> {
+        let ticket = Ticket::decode(text).map_err(|e| faults::ticket(&e))?;
+        let call = lock(&self.lans).begin_join(both_clocks(), &ticket)?;
+        progress.waiting(format!(
+            "reaching the node that made the ticket for LAN {}",
+            ticket.lan.name
+        ));
+        let addrs: Vec<_> = ticket.addrs.iter().filter_map(|a| a.parse().ok()).collect();
+        let reach = self.overlay.connect(ticket.inviter, addrs);
+        match tokio::time::timeout(JOIN_WAIT, reach).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(unreachable(&ticket, &e.to_string())),
+            Err(_) => {
+                return Err(unreachable(
+                    &ticket,
+                    &format!("no answer within {} s", JOIN_WAIT.as_secs()),
+                ));
+            }
+        }
+        progress.waiting("showing the ticket");
+        let body = wire::codec::encode(&call).map_err(|e| faults::failed(&e))?;
+        let reply = self
+            .overlay
+            .request(ticket.inviter, PROTOCOL, body, CALL_DEADLINE * 2)
+            .await;
+        let reply = reply.map_err(|e| unreachable(&ticket, &e.to_string()))?;
+        let reply = AdmitReply::decode(&reply).map_err(|e| {
+            Fault::new(
+                FaultKind::Failed,
+                format!("the node that made the ticket gave no proper answer: {e}"),
+            )
+        })?;
+        self.change_lans(|s| s.finish_join(both_clocks(), &ticket, reply).map_err(Fault::from))?;
+        self.join_result(&ticket)
+    }
+
+    fn join_result(&self, ticket: &Ticket) -> Result<api::JoinResult, Fault> {
+        let state = lock(&self.lans);
+        let members = state.members(super::now(), &ticket.lan);
+        let mine = members.iter().find(|m| m.node == self.me).ok_or_else(|| {
+            Fault::new(FaultKind::Failed, "the membership that came is not valid now")
+                .next("check this machine's clock: date")
+        })?;
+        Ok(api::JoinResult {
+            lan: ticket.lan.name.to_string(),
+            id: ticket.lan.to_string(),
+            role: role(mine.role),
+            expires: Some(mine.expires.0),
+            signed_by: ticket.inviter.to_string(),
+            members: u32::try_from(members.len()).unwrap_or(u32::MAX),
+        })
+    }
+
+    pub(super) async fn evict(&self, lan: &str, peer: &str) -> Result<api::Evicted, Fault> {
+        let lan = self.find_lan(lan)?;
+        let node = self.resolve_node(peer)?;
+        if node == self.me {
+            return Err(Fault::new(
+                FaultKind::Usage,
+                "a node cannot put itself out of its own LAN",
+            ));
+        }
+        self.change_lans(|s| s.evict(both_clocks(), &lan, node).map_err(Fault::from))?;
+        let told = self
+            .overlay
+            .peers()
+            .await
+            .iter()
+            .filter(|p| lock(&self.lans).is_member(super::now(), &lan, p.id))
+            .count();
+        Ok(api::Evicted {
+            lan: lan.name.to_string(),
+            peer: node.to_string(),
+            told: u32::try_from(told).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Attaches an interface, and remembers to do so again.
+    pub(super) async fn attach(&self, lan: &str, req: api::LanAttach) -> Result<api::PortRow, Fault> {
+        let lan = self.find_lan(lan)?;
+        if !lock(&self.lans).is_member(super::now(), &lan, self.me) {
+            return Err(Fault::new(
+                FaultKind::Refused,
+                format!("this node's membership of {} has ended", lan.name),
+            )
+            .next("ask its owner for a new ticket"));
+        }
+        let what = match (req.bridge, req.tap) {
+            (Some(b), None) => Attachment {
+                bridge: Some(b),
+                tap: None,
+            },
+            (None, Some(t)) => Attachment {
+                bridge: None,
+                tap: Some(t),
+            },
+            _ => {
+                return Err(Fault::new(
+                    FaultKind::Usage,
+                    "give either --bridge IFACE or --tap IFACE",
+                ));
+            }
+        };
+        if lock(&self.attached).open.contains_key(&(lan.clone(), what.clone())) {
+            return Err(
+                Fault::new(FaultKind::Usage, format!("it is attached to {} already", lan.name))
+                    .next(format!("look at it: lanline lan show {}", lan.name)),
+            );
+        }
+        self.tunnel.add_lan(lan.clone()).await.map_err(|e| faults::failed(&e))?;
+        let info = self.open_port(&lan, &what).await?;
+        self.keep_attachments(|a| match a.lans.iter_mut().find(|(l, _)| *l == lan) {
+            Some((_, set)) => {
+                set.insert(what.clone());
+            }
+            None => a.lans.push((lan.clone(), BTreeSet::from([what.clone()]))),
+        })?;
+        Ok(super::guest_rows::port_row(&info))
+    }
+
+    async fn open_port(&self, lan: &LanId, what: &Attachment) -> Result<tunnel::io::PortInfo, Fault> {
+        let spec = tunnel::io::TapSpec {
+            name: what.tap.clone(),
+            bridge: what.bridge.clone(),
+        };
+        let info = self.tunnel.add_tap(lan, spec).await.map_err(faults::port)?;
+        lock(&self.attached).open.insert((lan.clone(), what.clone()), info.id);
+        // Our own tunnel must never carry our own underlay.
+        self.overlay.set_excluded_interfaces(self.tunnel.interfaces().await).await;
+        tracing::info!(lan = %lan, port = ?info, "attached");
+        Ok(info)
+    }
+
+    /// Opens again, at a start, what was attached before.
+    async fn attach_again(&self, lan: &LanId) {
+        let wanted: Vec<Attachment> = {
+            let a = lock(&self.attached);
+            let set = a
+                .lans
+                .iter()
+                .find(|(l, _)| l == lan)
+                .map(|(_, s)| s.clone())
+                .unwrap_or_default();
+            set.into_iter()
+                .filter(|w| !a.open.contains_key(&(lan.clone(), w.clone())))
+                .collect()
+        };
+        for what in wanted {
+            if let Err(f) = self.open_port(lan, &what).await {
+                tracing::error!(lan = %lan, error = %f, "cannot attach again what was attached before");
+            }
+        }
+    }
+
+    pub(super) async fn detach(&self, lan: &str, req: api::LanDetach) -> Result<api::Detached, Fault> {
+        let lan = self.find_lan(lan)?;
+        let hit = |w: &Attachment| match (&req.bridge, &req.tap) {
+            (None, None) => true,
+            (b, t) => (b.is_some() && w.bridge == *b) || (t.is_some() && w.tap == *t),
+        };
+        let open: Vec<_> = {
+            let a = lock(&self.attached);
+            a.open
+                .iter()
+                .filter(|((l, w), _)| *l == lan && hit(w))
+                .map(|((_, w), id)| (w.clone(), *id))
+                .collect()
+        };
+        self.keep_attachments(|a| {
+            for (_, set) in a.lans.iter_mut().filter(|(l, _)| *l == lan) {
+                set.retain(|w| !hit(w));
+            }
+            a.lans.retain(|(_, set)| !set.is_empty());
+        })?;
+        for (what, id) in &open {
+            if let Err(e) = self.tunnel.remove_port(*id).await {
+                tracing::debug!(error = %e, "the port was gone already");
+            }
+            lock(&self.attached).open.remove(&(lan.clone(), what.clone()));
+        }
+        self.overlay.set_excluded_interfaces(self.tunnel.interfaces().await).await;
+        let ports = open.into_iter().filter_map(|(w, _)| w.bridge.or(w.tap)).collect();
+        Ok(api::Detached {
+            lan: lan.name.to_string(),
+            ports,
+        })
+    }
+
+    fn keep_attachments(&self, f: impl FnOnce(&mut Attachments)) -> Result<(), Fault> {
+        let mut a = lock(&self.attached);
+        let mut next = a.clone();
+        f(&mut next);
+        persist::save(&self.dir.join("attachments.json"), &next)?;
+        a.lans = next.lans;
+        Ok(())
+    }
+}
+
+fn unreachable(ticket: &Ticket, why: &str) -> Fault {
+    Fault::new(
+        FaultKind::Unreachable,
+        format!(
+            "the node that made this ticket ({}) cannot be reached: {why}",
+            ticket.inviter.short()
+        ),
+    )
+    .next("see that it runs (lanline status there) and that one of its addresses can be reached from here")
+}
+
+pub(super) fn role(r: Role) -> api::Role {
+    match r {
+        Role::Owner => api::Role::Owner,
+        Role::Member => api::Role::Member,
+        Role::Host => api::Role::Host,
+    }
+}
+
+/// Phase of this node's rounds, so that nodes that start together do not call together.
+pub(super) fn random_phase() -> Duration {
+    Duration::from_millis(rand::random::<u64>() % millis(overlay::defaults::SYNC_EVERY).max(1))
+}

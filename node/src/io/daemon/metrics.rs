@@ -1,0 +1,173 @@
+//! OpenMetrics of this node: counters by the names that docs/glossary.md uses.
+
+use super::{Daemon, lock};
+use std::fmt::Write;
+
+/// A document being written: families in order, one `# EOF` at the end.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _ = write!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect();
+        let braces = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
+        let _ = writeln!(self.0, "{name}{braces} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    fn end(mut self) -> String {
+        self.0.push_str("# EOF\n");
+        self.0
+    }
+}
+
+fn escape(v: &str) -> String {
+    v.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+impl Daemon {
+    /// The page. Peers are told apart by node id, never by address.
+    pub(super) async fn open_metrics(&self) -> String {
+        let mut page = Page::default();
+        page.gauge(
+            "lanline_uptime_seconds",
+            "Since the node started.",
+            self.started.elapsed().as_secs(),
+        );
+        let peers = self.overlay.peers().await;
+        page.gauge("lanline_peers", "Connected peers.", peers.len() as u64);
+        page.family(
+            "lanline_peer_transmit_bytes",
+            "counter",
+            "Bytes sent to a peer on the control plane.",
+        );
+        for p in &peers {
+            page.sample(
+                "lanline_peer_transmit_bytes_total",
+                &[("peer", &p.id.to_string())],
+                p.tx_bytes,
+            );
+        }
+        page.family(
+            "lanline_peer_receive_bytes",
+            "counter",
+            "Bytes received from a peer on the control plane.",
+        );
+        for p in &peers {
+            page.sample(
+                "lanline_peer_receive_bytes_total",
+                &[("peer", &p.id.to_string())],
+                p.rx_bytes,
+            );
+        }
+        self.link_metrics(&mut page).await;
+        self.lan_metrics(&mut page).await;
+        let guests = self.guests.list();
+        page.family("lanline_guests", "gauge", "Guests on this machine by state.");
+        let mut by_state = std::collections::BTreeMap::new();
+        for g in &guests {
+            *by_state.entry(g.state.as_str()).or_insert(0u64) += 1;
+        }
+        for (state, n) in by_state {
+            page.sample("lanline_guests", &[("state", state)], n);
+        }
+        let images = self.with_store(|s| s.list()).await.unwrap_or_default();
+        page.gauge("lanline_images", "Images in the store.", images.len() as u64);
+        let stored = images.iter().map(|i| i.stored_bytes).sum();
+        page.gauge(
+            "lanline_image_stored_bytes",
+            "Bytes that images take in the store.",
+            stored,
+        );
+        page.gauge(
+            "lanline_image_pulls",
+            "Pulls under way.",
+            lock(&self.pulls).len() as u64,
+        );
+        page.end()
+    }
+
+    async fn link_metrics(&self, page: &mut Page) {
+        let links = self.tunnel.links().await;
+        page.gauge("lanline_links", "Frame links that are up.", links.len() as u64);
+        type Figure = fn(&wire::link::PathInfo) -> u64;
+        let figures: [(&str, &str, Figure); 4] = [
+            ("lanline_link_transmit_bytes", "Bytes sent on a frame link.", |p| {
+                p.tx_bytes
+            }),
+            ("lanline_link_receive_bytes", "Bytes received on a frame link.", |p| {
+                p.rx_bytes
+            }),
+            (
+                "lanline_link_transmit_datagrams",
+                "Datagrams sent on a frame link.",
+                |p| p.sent,
+            ),
+            (
+                "lanline_link_lost_datagrams",
+                "Datagrams known to be lost on a frame link.",
+                |p| p.lost,
+            ),
+        ];
+        for (name, help, figure) in figures {
+            page.family(name, "counter", help);
+            for (peer, info) in &links {
+                page.sample(&format!("{name}_total"), &[("peer", &peer.to_string())], figure(info));
+            }
+        }
+    }
+
+    async fn lan_metrics(&self, page: &mut Page) {
+        let lans: Vec<_> = lock(&self.lans).lans().into_iter().map(|l| l.lan).collect();
+        page.family(
+            "lanline_lan_dropped_frames",
+            "counter",
+            "Frames dropped, by LAN and reason.",
+        );
+        for lan in &lans {
+            for (reason, n) in self.tunnel.drops(lan).await {
+                let labels = [("lan", lan.to_string()), ("reason", reason.to_string())];
+                let labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
+                page.sample("lanline_lan_dropped_frames_total", &labels, n);
+            }
+        }
+        page.family("lanline_lan_fdb_entries", "gauge", "Entries of the forwarding table.");
+        for lan in &lans {
+            page.sample(
+                "lanline_lan_fdb_entries",
+                &[("lan", &lan.to_string())],
+                self.tunnel.fdb(lan).await.len() as u64,
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_openmetrics() {
+        let mut p = Page::default();
+        p.gauge("a", "Help.", 3);
+        p.family("b", "counter", "Help.");
+        p.sample("b_total", &[("peer", "x\"y\\z\n")], 1);
+        assert_eq!(
+            p.end(),
+            "# TYPE a gauge\n# HELP a Help.\na 3\n# TYPE b counter\n# HELP b Help.\nb_total{peer=\"x\\\"y\\\\z\\n\"} 1\n# EOF\n"
+        );
+    }
+}

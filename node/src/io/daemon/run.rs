@@ -1,0 +1,315 @@
+//! `lanline run`: the user's side. Paper: §4, steps 1 to 4 and 6.
+//!
+//! The guest's id and its record are on disk before the first host is asked, and every host answers a repeated start
+//! of one id with the guest that the first one made. So neither a broken path nor the death of either node makes two.
+
+use super::{Daemon, calls::CallEnd, find::Candidate, registry::MyGuest};
+use crate::api::{Progress, ProgressLine, RunRequest, RunResult, StepLine, Unit, WaitFor};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+use wire::{
+    ByteSize, Fault, FaultKind, GuestId, ImageId, LanId, Name, NodeId,
+    guest::{FetchReport, GuestCall, GuestResult, GuestSpecV1, GuestUpdate, GuestView, MAX_HINTS, Step},
+};
+
+/// How long hosts are looked for before the best of those found is taken.
+const FIND_HOSTS: Duration = Duration::from_millis(1_500);
+/// Pause before a start is repeated at a host whose path broke.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What `run` was asked, with every name resolved.
+struct Plan {
+    name: Name,
+    lan: Option<LanId>,
+    image: ImageId,
+    image_ref: String,
+    hints: Vec<NodeId>,
+}
+
+/// What became known while a host worked.
+#[derive(Default)]
+struct Trail {
+    steps: Vec<StepLine>,
+    fetched: FetchReport,
+    address: Option<String>,
+}
+
+impl Trail {
+    fn step(&mut self, progress: &Progress, step: &str, t0: Instant, note: String) {
+        let at_ms = millis(t0.elapsed());
+        progress.step(step, at_ms, note.clone());
+        self.steps.push(StepLine {
+            step: step.into(),
+            at_ms,
+            note,
+        });
+    }
+}
+
+impl Daemon {
+    /// Finds a host, starts a guest there, waits for what the caller asked for.
+    pub(super) async fn run_guest(&self, req: RunRequest, progress: Progress) -> Result<RunResult, Fault> {
+        let t0 = Instant::now();
+        let deadline = t0 + Duration::from_millis(req.timeout_ms);
+        let plan = self.plan_run(&req, &progress).await?;
+        let mut trail = Trail::default();
+        progress.waiting("looking for hosts that lend");
+        let candidates = self.candidates(&req, &plan).await?;
+        let id = GuestId::from_random(rand::random());
+        let mut refusals = Vec::new();
+        for c in candidates {
+            trail.steps.clear();
+            trail.step(&progress, "host_found", t0, format!("chose {}", c.describe()));
+            let started = self
+                .start_at(&c, id, &req, &plan, (t0, deadline), &progress, &mut trail)
+                .await;
+            match started {
+                Ok(view) => return Ok(self.run_result(&c, view, &plan, trail, t0)),
+                Err(f) if req.host.is_none() && f.kind == FaultKind::Refused => {
+                    tracing::info!(host = %c.id, why = %f.what, "host refused, trying the next");
+                    refusals.push(f);
+                }
+                Err(f) => return Err(f),
+            }
+        }
+        Err(refusals.into_iter().next().unwrap_or_else(no_host))
+    }
+
+    async fn plan_run(&self, req: &RunRequest, progress: &Progress) -> Result<Plan, Fault> {
+        if req.cpus == 0 || req.memory_bytes == 0 {
+            return Err(Fault::new(
+                FaultKind::Usage,
+                "a guest needs at least one processor and some memory",
+            ));
+        }
+        let lan = self.lan_for_run(req.lan.as_deref())?;
+        progress.waiting(format!("looking for image {}", req.image));
+        let image = self.find_image(&req.image).await?;
+        let name = match &req.name {
+            Some(n) => n
+                .parse::<Name>()
+                .map_err(|e| Fault::new(FaultKind::Usage, e.to_string()))?,
+            None => self.registry().free_name(image.name.as_ref()),
+        };
+        if self.registry().by_name(&name).is_some() {
+            return Err(
+                Fault::new(FaultKind::Usage, format!("a guest named {name} is there already"))
+                    .next(format!("choose another name, or remove it: lanline rm {name}")),
+            );
+        }
+        let mut hints = image.holders;
+        hints.truncate(MAX_HINTS);
+        Ok(Plan {
+            name,
+            lan,
+            image: image.id,
+            image_ref: image.shown,
+            hints,
+        })
+    }
+
+    async fn candidates(&self, req: &RunRequest, plan: &Plan) -> Result<Vec<Candidate>, Fault> {
+        if let Some(host) = &req.host {
+            let id = self.resolve_node(host)?;
+            let found = self.find_hosts(FIND_HOSTS).await;
+            let known = found.hosts.into_iter().find(|c| c.id == id);
+            return Ok(vec![known.unwrap_or_else(|| Candidate::unknown(id, self.name_of(id)))]);
+        }
+        let found = self.find_hosts(FIND_HOSTS).await;
+        let total = found.hosts.len();
+        let fits: Vec<_> = found
+            .hosts
+            .into_iter()
+            .filter(|c| c.fits(req, plan.lan.as_ref()))
+            .collect();
+        if !fits.is_empty() {
+            return Ok(fits);
+        }
+        let why = if total == 0 {
+            "no machine offers to run guests".to_owned()
+        } else {
+            format!(
+                "{total} machine(s) lend, but none has {} processor(s) and {} free on this LAN",
+                req.cpus,
+                ByteSize(req.memory_bytes)
+            )
+        };
+        Err(Fault::new(FaultKind::NoMatch, why)
+            .next("see who lends: lanline hosts; or lend this machine: lanline offer"))
+    }
+
+    /// Starts the guest at one host, repeating the call while the path breaks and time is left.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would only rename the seven"
+    )]
+    async fn start_at(
+        &self,
+        host: &Candidate,
+        id: GuestId,
+        req: &RunRequest,
+        plan: &Plan,
+        (t0, deadline): (Instant, Instant),
+        progress: &Progress,
+        trail: &mut Trail,
+    ) -> Result<GuestView, Fault> {
+        let spec = GuestSpecV1 {
+            name: plan.name.clone(),
+            image: plan.image,
+            image_ref: plan.image_ref.clone(),
+            lan: plan.lan.clone(),
+            cpus: u16::try_from(req.cpus).unwrap_or(u16::MAX),
+            memory: ByteSize(req.memory_bytes),
+            disk: req.disk_bytes.map(ByteSize),
+            hints: plan.hints.clone(),
+        };
+        self.registry_add(MyGuest::new(id, host.id, &spec, super::now()))?;
+        let call = GuestCall::Start {
+            id,
+            spec: Box::new(spec),
+            token: self.token_for(host.id),
+        };
+        let wait_ip = req.wait == WaitFor::Ip && plan.lan.is_some();
+        loop {
+            let attempt = self.follow_start(host, &call, wait_ip, t0, progress, trail);
+            let end = match tokio::time::timeout_at(deadline.into(), attempt).await {
+                Err(_) => return Err(self.late(host, &plan.name, trail)),
+                Ok(Ok(view)) => return Ok(view),
+                Ok(Err(end)) => end,
+            };
+            match end {
+                CallEnd::Fault(f) => {
+                    self.registry_remove(id)?;
+                    return Err(f);
+                }
+                CallEnd::Broken(why) if Instant::now() + RETRY_PAUSE < deadline => {
+                    progress.waiting(format!("{} went away ({why}); asking it again", host.name));
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                CallEnd::Broken(why) => {
+                    return Err(CallEnd::Broken(why).into_fault(&host.name).next(format!(
+                        "the guest may still start; look with: lanline info {}",
+                        plan.name
+                    )));
+                }
+            }
+        }
+    }
+
+    /// One start call, followed to what is waited for.
+    async fn follow_start(
+        &self,
+        host: &Candidate,
+        call: &GuestCall,
+        wait_ip: bool,
+        t0: Instant,
+        progress: &Progress,
+        trail: &mut Trail,
+    ) -> Result<GuestView, CallEnd> {
+        let result = self
+            .call_host(host.id, call, |u| note_update(u, host, t0, progress, trail))
+            .await?;
+        let GuestResult::Guest(view) = result else {
+            return Err(CallEnd::Fault(Fault::new(
+                FaultKind::Failed,
+                format!("{} answered another question", host.name),
+            )));
+        };
+        if wait_ip && trail.address.is_none() {
+            match view.ips.first() {
+                Some(ip) => trail.address = Some(ip.to_string()),
+                None => return Err(CallEnd::Broken("it stopped waiting for the guest's address".into())),
+            }
+        }
+        Ok(*view)
+    }
+
+    fn late(&self, host: &Candidate, name: &Name, trail: &Trail) -> Fault {
+        let reached = trail.steps.last().map_or("asking the host", |s| s.step.as_str());
+        Fault::new(
+            FaultKind::TimedOut,
+            format!(
+                "time ran out while waiting at {}, after the step '{reached}'; the guest may still come up",
+                host.name
+            ),
+        )
+        .next(format!("look at it with: lanline info {name}, or lanline logs {name}"))
+    }
+
+    fn run_result(&self, host: &Candidate, view: GuestView, plan: &Plan, trail: Trail, t0: Instant) -> RunResult {
+        let bytes_from: BTreeMap<String, u64> = trail
+            .fetched
+            .from
+            .iter()
+            .map(|(n, b)| (self.name_of(*n).unwrap_or_else(|| n.to_string()), *b))
+            .collect();
+        RunResult {
+            id: view.id.to_string(),
+            name: plan.name.to_string(),
+            host: host.id.to_string(),
+            host_name: host.name.clone(),
+            ip: trail.address,
+            mac: view.mac.to_string(),
+            lan: plan.lan.as_ref().map(|l| l.name.to_string()),
+            image: view.image.to_string(),
+            accel: view.accel.to_string(),
+            state: view.state.to_string(),
+            image_bytes: trail.fetched.bytes,
+            bytes_from,
+            steps: trail.steps,
+            total_ms: millis(t0.elapsed()),
+        }
+    }
+}
+
+fn no_host() -> Fault {
+    Fault::new(FaultKind::NoMatch, "no machine offers to run guests").next("see who lends: lanline hosts")
+}
+
+/// Shows an update of a host to the person who waits, and keeps what the result needs.
+fn note_update(update: GuestUpdate, host: &Candidate, t0: Instant, progress: &Progress, trail: &mut Trail) {
+    match update {
+        GuestUpdate::Step { step, note, .. } => {
+            let (word, text) = match step {
+                Step::Admitted => ("admitted", format!("{} admits the guest", host.name)),
+                Step::Fetching => ("fetching", with_note("fetching the image", &note)),
+                Step::Fetched => ("fetched", with_note("image is there", &note)),
+                Step::Starting => ("starting", with_note("starting", &note)),
+                Step::Running => ("running", with_note("running", &note)),
+                Step::Address => {
+                    trail.address = Some(note.split_whitespace().next().unwrap_or_default().to_owned());
+                    ("address", format!("address {note}"))
+                }
+            };
+            trail.step(progress, word, t0, text);
+        }
+        GuestUpdate::Progress(p) => progress.progress(ProgressLine {
+            what: "fetching the image".into(),
+            done: p.bytes_have,
+            total: Some(p.bytes_total),
+            unit: Unit::Bytes,
+            rate: Some(p.rate),
+            peers: Some(p.peers),
+            eta_ms: p.eta_ms,
+            note: None,
+        }),
+        GuestUpdate::Waiting { what } => progress.waiting(what),
+        GuestUpdate::Fetched(report) => trail.fetched = report,
+        GuestUpdate::Done(_) | GuestUpdate::Fault(_) => {}
+    }
+}
+
+fn with_note(text: &str, note: &str) -> String {
+    if note.is_empty() {
+        text.to_owned()
+    } else {
+        format!("{text}: {note}")
+    }
+}
+
+/// Whole milliseconds.
+pub(super) fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}

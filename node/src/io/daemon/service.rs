@@ -1,0 +1,621 @@
+//! The control API on this node: each method resolves what a person typed and hands it to the organ that knows.
+
+use super::{Daemon, convert, faults, find, guest_rows, images, lans, lock, run::millis};
+use crate::api::{self, Answer, Progress, Service};
+use futures::FutureExt;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use wire::{
+    Fault, FaultKind,
+    guest::{ConsoleOpen, GuestCall, GuestResult, StopHow},
+};
+
+/// How long `hosts` asks.
+const FIND_HOSTS: Duration = Duration::from_millis(1_000);
+/// How long one round trip of `ping` may take.
+const PING_WAIT: Duration = Duration::from_secs(3);
+
+/// The node as the control API sees it.
+pub(super) struct Node(pub(super) Arc<Daemon>);
+
+impl Node {
+    fn one<'a, T: Send + 'a>(&self, f: impl Future<Output = Result<T, Fault>> + Send + 'a) -> Answer<'a, T> {
+        f.boxed()
+    }
+}
+
+impl Service for Node {
+    fn status(&self) -> Answer<'_, api::Status> {
+        self.one(self.0.status_view())
+    }
+
+    fn peers(&self) -> Answer<'_, Vec<api::PeerRow>> {
+        self.one(async { Ok(self.0.peer_rows().await) })
+    }
+
+    fn ping(&self, req: api::PingRequest) -> Answer<'_, api::PingReport> {
+        self.one(self.0.ping_peer(req))
+    }
+
+    fn doctor(&self) -> Answer<'_, api::DoctorReport> {
+        self.one(async { Ok(self.0.examine().await) })
+    }
+
+    fn config_show(&self) -> Answer<'_, api::ConfigView> {
+        self.one(async { Ok(self.0.opts.view.clone()) })
+    }
+
+    fn metrics(&self) -> Answer<'_, String> {
+        self.one(async { Ok(self.0.open_metrics().await) })
+    }
+
+    fn down(&self) -> Answer<'_, api::Down> {
+        self.one(async {
+            let left = self.0.guests.list().iter().filter(|g| g.pid.is_some()).count();
+            self.0.stop.cancel();
+            Ok(api::Down {
+                pid: std::process::id(),
+                guests_left: count(left),
+            })
+        })
+    }
+
+    fn lans(&self) -> Answer<'_, Vec<api::LanRow>> {
+        self.one(async { Ok(self.0.lan_rows().await) })
+    }
+
+    fn lan_create(&self, req: api::LanCreate) -> Answer<'_, api::LanRow> {
+        self.one(async move {
+            let lan = self.0.create_lan(&req.name)?;
+            self.0
+                .tunnel
+                .add_lan(lan.clone())
+                .await
+                .map_err(|e| faults::failed(&e))?;
+            self.0.lan_row(&lan).await
+        })
+    }
+
+    fn lan_show(&self, lan: String) -> Answer<'_, api::LanView> {
+        self.one(async move { self.0.lan_view(&lan).await })
+    }
+
+    fn lan_attach(&self, lan: String, req: api::LanAttach) -> Answer<'_, api::PortRow> {
+        self.one(async move { self.0.attach(&lan, req).await })
+    }
+
+    fn lan_detach(&self, lan: String, req: api::LanDetach) -> Answer<'_, api::Detached> {
+        self.one(async move { self.0.detach(&lan, req).await })
+    }
+
+    fn lan_invite(&self, lan: String, req: api::LanInvite) -> Answer<'_, api::TicketOut> {
+        self.one(async move { self.0.invite(&lan, req).await })
+    }
+
+    fn lan_evict(&self, lan: String, req: api::LanEvict) -> Answer<'_, api::Evicted> {
+        self.one(async move { self.0.evict(&lan, &req.peer).await })
+    }
+
+    fn join(&self, req: api::JoinRequest, progress: Progress) -> Answer<'_, api::JoinResult> {
+        self.one(async move { self.0.join_lan(&req.ticket, &progress).await })
+    }
+
+    fn hosts(&self) -> Answer<'_, api::HostsView> {
+        self.one(async { Ok(self.0.hosts_view(FIND_HOSTS).await) })
+    }
+
+    fn offer(&self, req: api::OfferRequest) -> Answer<'_, api::OfferView> {
+        self.one(async move { self.0.set_offer(&req) })
+    }
+
+    fn grant(&self, req: api::GrantRequest) -> Answer<'_, api::GrantRow> {
+        self.one(async move { self.0.make_grant(&req) })
+    }
+
+    fn grants(&self) -> Answer<'_, Vec<api::GrantRow>> {
+        self.one(async { Ok(self.0.grant_rows()) })
+    }
+
+    fn revoke(&self, id: String) -> Answer<'_, api::Revoked> {
+        self.one(async move { self.0.revoke_grant(&id) })
+    }
+
+    fn image_add(&self, req: api::ImageAdd, progress: Progress) -> Answer<'_, api::ImageView> {
+        self.one(async move {
+            for p in [Some(&req.file), req.kernel.as_ref(), req.initrd.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                images::absolute(p)?;
+            }
+            let id = self.0.add_image(req, progress).await?;
+            self.0.image_view(id, false).await
+        })
+    }
+
+    fn image_ls(&self) -> Answer<'_, Vec<api::ImageRow>> {
+        self.one(async {
+            Ok(self
+                .0
+                .with_store(|s| s.list())
+                .await?
+                .iter()
+                .map(convert::image_row)
+                .collect())
+        })
+    }
+
+    fn image_show(&self, image: String) -> Answer<'_, api::ImageView> {
+        self.one(async move { self.0.image_view(self.0.local_image_or_fault(&image)?, true).await })
+    }
+
+    fn image_verify(&self, image: String, progress: Progress) -> Answer<'_, api::VerifyResult> {
+        self.one(async move {
+            let id = self.0.local_image_or_fault(&image)?;
+            let t0 = Instant::now();
+            let report = self
+                .0
+                .with_store(move |s| s.verify(id, &mut |p| progress.progress(convert::import_progress(&p))))
+                .await?;
+            self.0.publish_image(id).await;
+            Ok(api::VerifyResult {
+                id: id.to_string(),
+                pieces: report.checked,
+                bad: report.bad,
+                bytes: u64::from(report.checked) * wire::image::PIECE_BYTES as u64,
+                elapsed_ms: millis(t0.elapsed()),
+            })
+        })
+    }
+
+    fn image_rm(&self, image: String) -> Answer<'_, api::ImageRemoved> {
+        self.one(async move {
+            let id = self.0.local_image_or_fault(&image)?;
+            self.0.image_in_use(id)?;
+            let names = self.0.store_info(id).await.map(|i| i.names).unwrap_or_default();
+            let report = self.0.with_store(move |s| s.remove(id)).await?;
+            self.0.publish_image(id).await;
+            Ok(api::ImageRemoved {
+                id: id.to_string(),
+                names,
+                freed_bytes: report.freed_bytes,
+            })
+        })
+    }
+
+    fn image_pull(&self, image: String, req: api::ImagePull, progress: Progress) -> Answer<'_, api::PullResult> {
+        self.one(async move { self.0.pull_image(&image, req, &progress).await })
+    }
+
+    fn run(&self, req: api::RunRequest, progress: Progress) -> Answer<'_, api::RunResult> {
+        self.one(self.0.run_guest(req, progress))
+    }
+
+    fn guests(&self) -> Answer<'_, Vec<api::GuestRow>> {
+        self.one(async { Ok(self.0.all_guests().await) })
+    }
+
+    fn guest_info(&self, guest: String) -> Answer<'_, api::GuestView> {
+        self.one(async move {
+            let m = self.0.resolve_guest(&guest)?;
+            let result = self.0.ask(&m, GuestCall::Info { guest: m.id }).await?;
+            match result {
+                GuestResult::Guest(v) => Ok(self.0.guest_view(&v)),
+                _ => Err(nonsense()),
+            }
+        })
+    }
+
+    fn guest_stop(&self, guest: String, req: api::StopRequest, progress: Progress) -> Answer<'_, api::StopView> {
+        self.one(async move {
+            let m = self.0.resolve_guest(&guest)?;
+            progress.waiting(format!("stopping {}", m.name));
+            match self
+                .0
+                .ask(
+                    &m,
+                    GuestCall::Stop {
+                        guest: m.id,
+                        force: req.force,
+                    },
+                )
+                .await?
+            {
+                GuestResult::Stopped(r) => {
+                    let (how, obeyed) = match r.how {
+                        StopHow::AlreadyStopped => ("already", None),
+                        StopHow::Obeyed => ("guest", Some(true)),
+                        StopHow::Quit => ("quit", (!req.force).then_some(false)),
+                        StopHow::Killed => ("killed", (!req.force).then_some(false)),
+                    };
+                    Ok(api::StopView {
+                        id: m.id.to_string(),
+                        name: m.name,
+                        how: how.into(),
+                        obeyed,
+                        took_ms: r.took_ms,
+                    })
+                }
+                _ => Err(nonsense()),
+            }
+        })
+    }
+
+    fn guest_rm(&self, guest: String) -> Answer<'_, api::GuestRemoved> {
+        self.one(async move { self.0.remove_anywhere(&guest).await })
+    }
+
+    fn guest_logs(&self, guest: String, max_bytes: u64) -> Answer<'_, api::GuestLogs> {
+        self.one(async move {
+            let m = self.0.resolve_guest(&guest)?;
+            let cap = u32::try_from(max_bytes).unwrap_or(u32::MAX);
+            match self
+                .0
+                .ask(
+                    &m,
+                    GuestCall::Logs {
+                        guest: m.id,
+                        max_bytes: cap,
+                    },
+                )
+                .await?
+            {
+                GuestResult::Logs(l) => Ok(api::GuestLogs {
+                    id: m.id.to_string(),
+                    name: m.name,
+                    truncated: l.console.len() as u64 >= max_bytes || l.hypervisor.len() as u64 >= max_bytes,
+                    console: String::from_utf8_lossy(&l.console).into_owned(),
+                    qemu: String::from_utf8_lossy(&l.hypervisor).into_owned(),
+                }),
+                _ => Err(nonsense()),
+            }
+        })
+    }
+
+    fn console(&self, guest: String) -> Answer<'_, Box<dyn api::ConsoleStream>> {
+        self.one(async move {
+            let m = self.0.resolve_guest(&guest)?;
+            let open = ConsoleOpen {
+                guest: m.id,
+                token: self.0.token_for(m.host),
+            };
+            let host = self.0.name_of(m.host).unwrap_or_else(|| m.host.to_string());
+            self.0
+                .call_console(m.host, &open)
+                .await
+                .map_err(|e| e.into_fault(&host))
+        })
+    }
+}
+
+fn nonsense() -> Fault {
+    Fault::new(
+        FaultKind::Failed,
+        "the host answered another question than the one it was asked",
+    )
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+impl Daemon {
+    async fn ask(&self, m: &guest_rows::Meant, call: GuestCall) -> Result<GuestResult, Fault> {
+        let host = self.name_of(m.host).unwrap_or_else(|| m.host.to_string());
+        self.call_host(m.host, &call, |_| {})
+            .await
+            .map_err(|e| e.into_fault(&host))
+    }
+
+    /// Removes a guest at its host, then what this node wrote down of it. A host that is gone for good keeps nobody.
+    async fn remove_anywhere(&self, guest: &str) -> Result<api::GuestRemoved, Fault> {
+        let m = self.resolve_guest(guest)?;
+        match self.ask(&m, GuestCall::Info { guest: m.id }).await {
+            Ok(GuestResult::Guest(v)) if v.pid.is_some() => {
+                return Err(
+                    Fault::new(FaultKind::Refused, format!("guest {} is {}", m.name, v.state))
+                        .next(format!("stop it first: lanline stop {}", m.name)),
+                );
+            }
+            Err(f) if f.kind != FaultKind::NoMatch => return Err(f),
+            _ => {}
+        }
+        match self.ask(&m, GuestCall::Remove { guest: m.id }).await? {
+            GuestResult::Removed => {}
+            _ => return Err(nonsense()),
+        }
+        self.registry_remove(m.id)?;
+        Ok(api::GuestRemoved {
+            id: m.id.to_string(),
+            name: m.name,
+        })
+    }
+
+    async fn status_view(&self) -> Result<api::Status, Fault> {
+        let net = self.overlay.status().await.map_err(|e| faults::failed(&e))?;
+        let here = self.guests.list().len();
+        let offer = self.offer_view();
+        Ok(api::Status {
+            id: self.me.to_string(),
+            name: self.name.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            state: self.dir.display().to_string(),
+            pid: std::process::id(),
+            listen: net.listen.iter().map(ToString::to_string).collect(),
+            observed: net.observed.iter().map(ToString::to_string).collect(),
+            reachability: net.reachability,
+            peers: count(self.overlay.peers().await.len()),
+            lans: self.lan_rows().await,
+            guests: api::GuestCounts {
+                here: count(here),
+                mine: count(self.registry().all().len()),
+            },
+            offer: offer.on.then_some(offer),
+            uptime_ms: millis(self.started.elapsed()),
+        })
+    }
+
+    pub(super) async fn peer_rows(&self) -> Vec<api::PeerRow> {
+        let mut rows: Vec<_> = self.overlay.peers().await;
+        rows.sort_by_key(|p| p.id);
+        let wall = super::now();
+        rows.into_iter()
+            .map(|p| {
+                let lans = {
+                    let state = lock(&self.lans);
+                    let shared = state.lans().into_iter().filter(|l| state.is_member(wall, &l.lan, p.id));
+                    shared.map(|l| l.lan.name.to_string()).collect()
+                };
+                api::PeerRow {
+                    id: p.id.to_string(),
+                    name: self.name_of(p.id),
+                    path: convert::path(p.path),
+                    relay: p.relay.map(|r| r.to_string()),
+                    address: p.addr,
+                    rtt_ms: p.rtt.map(as_ms),
+                    loss: (p.sent > 0).then(|| p.lost as f64 / p.sent as f64),
+                    tx_bytes: p.tx_bytes,
+                    rx_bytes: p.rx_bytes,
+                    age_ms: millis(wall.since(p.since)),
+                    agent: (!p.agent.is_empty()).then_some(p.agent),
+                    lans,
+                }
+            })
+            .collect()
+    }
+
+    async fn ping_peer(&self, req: api::PingRequest) -> Result<api::PingReport, Fault> {
+        let peer = self.resolve_node(&req.peer)?;
+        if peer == self.me {
+            return Err(Fault::new(FaultKind::Usage, "that is this node itself"));
+        }
+        if !(1..=100).contains(&req.count) {
+            return Err(Fault::new(FaultKind::Usage, "count is from 1 to 100"));
+        }
+        let mut report = api::PingReport {
+            peer: peer.to_string(),
+            name: self.name_of(peer),
+            frame: Vec::new(),
+            control: Vec::new(),
+        };
+        for seq in 1..=req.count {
+            let frame = self.tunnel.echo(peer, PING_WAIT).await.map_err(|e| e.to_string());
+            let control = self.control_ping(peer, PING_WAIT).await;
+            report.frame.push(reply(seq, frame));
+            report.control.push(reply(seq, control));
+        }
+        if report.frame.iter().chain(&report.control).all(|r| r.rtt_ms.is_none()) {
+            let why = report.control.first().and_then(|r| r.error.clone()).unwrap_or_default();
+            let who = report.name.unwrap_or(report.peer);
+            return Err(
+                Fault::new(FaultKind::Unreachable, format!("{who} answers on neither path: {why}"))
+                    .next("see who is connected: lanline peers"),
+            );
+        }
+        Ok(report)
+    }
+
+    async fn hosts_view(&self, within: Duration) -> api::HostsView {
+        let found = self.find_hosts(within).await;
+        let peers: BTreeMap<_, _> = self.overlay.peers().await.into_iter().map(|p| (p.id, p)).collect();
+        let hosts = found.hosts.into_iter().filter_map(|c| {
+            let o = c.offer?;
+            let me = c.id == self.me;
+            Some(api::HostRow {
+                id: c.id.to_string(),
+                name: c.name,
+                me,
+                arch: o.arch.to_string(),
+                accel: o.accel.to_string(),
+                cpus: u32::from(o.cpus_total),
+                cpus_free: u32::from(o.cpus_free),
+                memory_bytes: o.memory_total.0,
+                memory_free_bytes: o.memory_free.0,
+                guests: u32::from(o.vms),
+                load: Some(f64::from(o.load1_x100) / 100.0),
+                rtt_ms: c.rtt.map(as_ms),
+                path: peers.get(&c.id).map(|p| convert::path(p.path)),
+                granted: Some(me || self.token_for(c.id).is_some()),
+                age_ms: millis(c.age),
+            })
+        });
+        api::HostsView {
+            hosts: hosts.collect(),
+            asked: found.asked,
+            answered: found.answered,
+            elapsed_ms: millis(found.took),
+        }
+    }
+
+    pub(super) async fn lan_rows(&self) -> Vec<api::LanRow> {
+        let lans: Vec<_> = lock(&self.lans)
+            .lans()
+            .into_iter()
+            .filter(|l| l.role.is_some())
+            .map(|l| l.lan)
+            .collect();
+        let mut rows = Vec::new();
+        for lan in lans {
+            rows.extend(self.lan_row(&lan).await.ok());
+        }
+        rows
+    }
+
+    async fn lan_row(&self, lan: &wire::LanId) -> Result<api::LanRow, Fault> {
+        let connected: Vec<_> = self.overlay.peers().await.into_iter().map(|p| p.id).collect();
+        let ports = self.tunnel.ports(lan).await.len();
+        let state = lock(&self.lans);
+        let members = state.members(super::now(), lan);
+        let mine = members.iter().find(|m| m.node == self.me);
+        let mine = mine.ok_or_else(|| {
+            Fault::new(
+                FaultKind::NoMatch,
+                format!("this node is no longer on the LAN {}", lan.name),
+            )
+        })?;
+        Ok(api::LanRow {
+            name: lan.name.to_string(),
+            id: lan.to_string(),
+            role: lans::role(mine.role),
+            members: count(members.len()),
+            connected: count(members.iter().filter(|m| connected.contains(&m.node)).count()),
+            ports: count(ports),
+            expires: (mine.role != wire::membership::Role::Owner).then_some(mine.expires.0),
+        })
+    }
+
+    async fn lan_view(&self, name: &str) -> Result<api::LanView, Fault> {
+        let lan = self.find_lan(name)?;
+        let row = self.lan_row(&lan).await?;
+        let links: BTreeMap<_, _> = self.tunnel.links().await.into_iter().collect();
+        let members = lock(&self.lans).members(super::now(), &lan);
+        let member_list = members
+            .into_iter()
+            .map(|m| api::MemberRow {
+                id: m.node.to_string(),
+                name: m.name.map(|n| n.to_string()),
+                role: lans::role(m.role),
+                expires: (m.role != wire::membership::Role::Owner).then_some(m.expires.0),
+                me: m.node == self.me,
+                path: links.get(&m.node).map(|l| convert::path(l.kind)),
+                rtt_ms: links.get(&m.node).map(|l| as_ms(l.rtt)),
+                mtu: None,
+            })
+            .collect();
+        let ports = self.tunnel.ports(&lan).await;
+        let fdb = self
+            .tunnel
+            .fdb(&lan)
+            .await
+            .into_iter()
+            .map(|r| self.fdb_row(&ports, r))
+            .collect();
+        Ok(api::LanView {
+            lan: row,
+            member_list,
+            port_list: ports.iter().map(guest_rows::port_row).collect(),
+            fdb,
+            drops: self
+                .tunnel
+                .drops(&lan)
+                .await
+                .into_iter()
+                .map(|(k, n)| (k.to_string(), n))
+                .collect(),
+        })
+    }
+
+    fn fdb_row(&self, ports: &[tunnel::io::PortInfo], r: tunnel::fdb::FdbRow) -> api::FdbRow {
+        use tunnel::fdb::Place;
+        let (at, peer) = match r.place {
+            Place::Port(id) => (
+                ports
+                    .iter()
+                    .find(|p| p.id == id)
+                    .map_or_else(|| id.to_string(), |p| p.name.clone()),
+                None,
+            ),
+            Place::Node(p) => (self.name_of(p).unwrap_or_else(|| p.to_string()), Some(p.to_string())),
+        };
+        api::FdbRow {
+            mac: r.mac.to_string(),
+            at,
+            peer,
+            age_s: r.age.as_secs(),
+            seq: r.seq,
+            fixed: r.is_static,
+            ips: r.ips.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    async fn pull_image(
+        self: &Arc<Self>,
+        text: &str,
+        req: api::ImagePull,
+        progress: &Progress,
+    ) -> Result<api::PullResult, Fault> {
+        let part = match req.part {
+            Some(p) if p.k == 0 || p.k > p.n || p.n > 64 => {
+                return Err(Fault::new(
+                    FaultKind::Usage,
+                    format!("there is no part {}/{}; write for example 1/2", p.k, p.n),
+                ));
+            }
+            other => other.map(|p| (p.k, p.n)),
+        };
+        progress.waiting(format!("looking for image {text}"));
+        let image = self.find_image(text).await?;
+        let here = self.store_info(image.id).await.is_some_and(|i| i.complete);
+        if image.holders.is_empty() && !here {
+            return Err(find::unknown_image(text));
+        }
+        let what = format!("fetching {}", image.shown);
+        let report = self
+            .ensure_image(image.id, &image.holders, part, |p| {
+                progress.progress(convert::pull_line(&what, &p))
+            })
+            .await?;
+        if let (Some(name), Some(tag)) = (image.name, image.tag) {
+            let id = image.id;
+            self.with_store(move |s| s.name(id, &name, &tag)).await?;
+        }
+        self.publish_image(image.id).await;
+        let info = self
+            .store_info(image.id)
+            .await
+            .ok_or_else(|| find::unknown_image(text))?;
+        let from = |n: &wire::NodeId| self.name_of(*n).unwrap_or_else(|| n.to_string());
+        Ok(api::PullResult {
+            id: image.id.to_string(),
+            names: info.names,
+            bytes: report.bytes,
+            bytes_from: report.bytes_from.iter().map(|(n, b)| (from(n), *b)).collect(),
+            duplicate_bytes: report.duplicate_bytes,
+            pieces: report.pieces,
+            complete: info.complete,
+            elapsed_ms: millis(report.elapsed),
+        })
+    }
+}
+
+fn reply(seq: u32, r: Result<Duration, String>) -> api::PingReply {
+    match r {
+        Ok(d) => api::PingReply {
+            seq,
+            rtt_ms: Some(as_ms(d)),
+            error: None,
+        },
+        Err(e) => api::PingReply {
+            seq,
+            rtt_ms: None,
+            error: Some(e),
+        },
+    }
+}
+
+fn as_ms(d: Duration) -> f64 {
+    (d.as_secs_f64() * 1e6).round() / 1e3
+}
