@@ -218,3 +218,36 @@ fn every_protocol_record_and_context_is_in_the_document() {
 fn record<T: Record>() -> (&'static str, u16, usize) {
     (T::KIND, T::VERSION, T::MAX_BYTES)
 }
+
+#[test]
+fn every_word_of_a_counter_is_in_the_glossary() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |p: &str| fs::read_to_string(root.join(p)).unwrap();
+    let glossary = read("docs/glossary.md");
+    let mut words = Vec::new();
+    for line in read("tunnel/src/drops.rs")
+        .lines()
+        .filter(|l| l.starts_with("    ") && l.ends_with("\","))
+    {
+        words.extend(
+            line.split_once(" = \"")
+                .map(|(_, w)| w.trim_end_matches("\",").to_owned()),
+        );
+    }
+    let drops = words.len();
+    for line in read("discovery/src/store.rs").lines() {
+        words.extend(
+            line.split_once("=> \"")
+                .map(|(_, w)| w.trim_end_matches("\",").to_owned()),
+        );
+    }
+    assert!(
+        drops > 30 && words.len() > drops + 10,
+        "the words are still found: {words:?}"
+    );
+    let missing: Vec<_> = words
+        .into_iter()
+        .filter(|w| !glossary.contains(&format!("`{w}`")))
+        .collect();
+    assert!(missing.is_empty(), "docs/glossary.md lacks {missing:?}");
+}
