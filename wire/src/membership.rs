@@ -29,11 +29,11 @@ pub const MAX_STANDINGS: usize = 256;
 /// Most addresses told of one node; what libp2p's identify reports of a multi-homed host, and two relays.
 pub const MAX_ADDRS: usize = 8;
 
-/// Longest address, bytes of text; a relayed multiaddr over IPv6 with its two peer ids has about 150.
-pub const MAX_ADDR_TEXT: usize = 160;
+/// Longest address, bytes of text; a relayed QUIC multiaddr over IPv6 with its two peer ids has 195.
+pub const MAX_ADDR_TEXT: usize = 208;
 
 /// Largest message, bytes: [`MAX_STANDINGS`] standings and as many nodes' addresses, all of the largest size.
-pub const MAX_MESSAGE: usize = 448 * 1024;
+pub const MAX_MESSAGE: usize = 544 * 1024;
 
 /// Parts of a LAN's standings that are compared by digest; 2,048 members then fall into parts of about 128, which is
 /// half a message.

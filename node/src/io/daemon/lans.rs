@@ -26,6 +26,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(5);
 const JOIN_WAIT: Duration = Duration::from_secs(30);
 /// A ticket's life if none was asked for.
 const TICKET_LIFE: Duration = Duration::from_secs(7 * 86_400);
+/// Addresses in a ticket: each adds about 13 letters, a relayed one 250.
+const TICKET_ADDRS: usize = 4;
 /// The membership machine is driven at least this often, so that expiry and eviction act within a minute even if the
 /// machine slept: timers of the operating system stop in suspend.
 const DRIVE_EVERY: Duration = Duration::from_secs(5);
@@ -238,7 +240,7 @@ impl Daemon {
             role,
             life: req.expires_ms.map_or(TICKET_LIFE, Duration::from_millis),
             uses,
-            addrs: self.ticket_addrs().await,
+            addrs: self.told_addrs(TICKET_ADDRS).await,
             id: rand::random(),
             secret: rand::random(),
         };
@@ -254,16 +256,12 @@ impl Daemon {
         })
     }
 
-    async fn ticket_addrs(&self) -> Vec<String> {
-        let mut addrs: Vec<String> = self
-            .overlay
-            .dial_addrs()
-            .await
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+    /// Where this node can be dialled, at most `most` addresses: direct ones first, then those through relays.
+    async fn told_addrs(&self, most: usize) -> Vec<String> {
+        let mut addrs: Vec<String> = self.overlay.dial_addrs().await.iter().map(ToString::to_string).collect();
         addrs.retain(|a| a.len() <= wire::membership::MAX_ADDR_TEXT);
-        addrs.truncate(wire::membership::MAX_ADDRS);
+        addrs.sort_by_key(|a| a.contains("/p2p-circuit"));
+        addrs.truncate(most);
         addrs
     }
 

@@ -78,6 +78,7 @@ impl Daemon {
             .map(ToString::to_string)
             .collect();
         addrs.retain(|a| a.len() <= wire::advert::MAX_ADDR_BYTES);
+        addrs.sort_by_key(|a| a.contains("/p2p-circuit"));
         addrs.truncate(wire::advert::MAX_ADDRS);
         self.discovery.set_profile(Some(self.name.clone()), addrs);
     }
