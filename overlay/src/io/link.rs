@@ -379,7 +379,8 @@ impl Link for StreamLink {
             if n > 0 {
                 return Poll::Ready(Ok(n));
             }
-            if let Some(why) = self.pipe.lock().ended.clone() {
+            let ended = self.pipe.lock().ended.clone();
+            if let Some(why) = ended {
                 return Poll::Ready(Err(self.closed(&why)));
             }
             let mut chunk = [0; 16 * 1024];

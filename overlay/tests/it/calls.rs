@@ -93,3 +93,52 @@ async fn a_stream_carries_bytes_both_ways() {
     ours.read_to_end(&mut back).await.unwrap();
     assert_eq!((&got[..], &back[..]), (&b"hello"[..], &b"well met"[..]));
 }
+
+#[tokio::test]
+async fn requests_of_one_peer_are_bounded() {
+    let (a, b) = (node(1).await, node(2).await);
+    let mut rx = b.net.serve(ECHO);
+    a.join(&b).await;
+    let mut held = Vec::new();
+    let calls: Vec<_> = (0..defaults::SERVED_PER_PEER)
+        .map(|_| {
+            let (net, peer) = (a.net.clone(), b.id());
+            tokio::spawn(async move { net.request(peer, ECHO, vec![1], LONG).await })
+        })
+        .collect();
+    while held.len() < defaults::SERVED_PER_PEER {
+        held.push(guard("a request", rx.recv()).await.unwrap());
+    }
+    let r = a.net.request(b.id(), ECHO, vec![2], LONG).await;
+    assert!(matches!(r, Err(CallError::Closed { .. })), "one too many: {r:?}");
+    for call in held {
+        call.reply.send(vec![9]).unwrap();
+    }
+    for c in calls {
+        assert_eq!(c.await.unwrap().unwrap(), [9]);
+    }
+}
+
+#[tokio::test]
+async fn streams_that_nobody_takes_are_bounded() {
+    let (a, b) = (node(1).await, node(2).await);
+    let mut inbound = b.net.accept("/test/stream/1");
+    a.join(&b).await;
+    let more = defaults::ACCEPTED_STREAMS + 20;
+    let mut streams = Vec::new();
+    for _ in 0..more {
+        let mut s = a.net.open_stream(b.id(), "/test/stream/1").await.unwrap();
+        // Negotiation is lazy: the first byte carries it.
+        let _ = s.write_all(b"x").await;
+        streams.push(s);
+    }
+    let mut refused = 0;
+    for s in &mut streams[defaults::ACCEPTED_STREAMS + 4..] {
+        // A refused stream ends; one that waits would not, and trips the guard.
+        let mut buf = [0];
+        assert!(matches!(guard("the refusal", s.read(&mut buf)).await, Ok(0) | Err(_)));
+        refused += 1;
+    }
+    assert_eq!(refused, 16);
+    guard("a stream", inbound.recv()).await.unwrap();
+}

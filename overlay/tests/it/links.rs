@@ -1,5 +1,9 @@
 use crate::support::*;
 use bytes::Bytes;
+use overlay::{
+    defaults,
+    io::{CallError, OverlayEvent},
+};
 use wire::link::{Link, PathKind};
 
 #[tokio::test]
@@ -13,8 +17,116 @@ async fn frames_travel_both_ways_over_quic() {
     exchange(&mut ours, &mut theirs).await;
     exchange(&mut theirs, &mut ours).await;
     assert_eq!(ours.path().kind, PathKind::Direct);
+    let mut large = vec![Bytes::from(vec![0; ours.max_payload() + 1])];
+    assert_eq!(ours.send(&mut large).unwrap().too_large, 1);
+    assert!(large.is_empty());
     drop(theirs);
     assert!(recv(&mut ours).await.is_err(), "the other end is gone");
+}
+
+#[tokio::test]
+async fn a_full_send_buffer_drops_and_counts() {
+    let (a, mut b) = (node(1).await, node(2).await);
+    a.join(&b).await;
+    let mut ours = a.net.open_link(b.id()).await.unwrap();
+    let _theirs = b.next_link().await;
+    let room = ours.send_room();
+    assert!(room > 0 && room <= defaults::LINK_SEND_BUFFER);
+    let count = 4 * defaults::LINK_SEND_BUFFER / 1_000;
+    let report = ours.send(&mut vec![Bytes::from(vec![7; 1_000]); count]).unwrap();
+    assert_eq!(report.taken + report.overflow, count);
+    assert!(report.overflow > 0 && report.taken > 0, "{report:?}");
+}
+
+#[tokio::test]
+async fn the_newest_link_wins() {
+    let (a, mut b) = (node(1).await, node(2).await);
+    a.join(&b).await;
+    let mut first = a.net.open_link(b.id()).await.unwrap();
+    let mut their_first = b.next_link().await;
+    let mut second = a.net.open_link(b.id()).await.unwrap();
+    let mut their_second = b.next_link().await;
+    assert!(recv(&mut first).await.is_err());
+    assert!(recv(&mut their_first).await.is_err());
+    exchange(&mut second, &mut their_second).await;
+    drop((first, their_first));
+    exchange(&mut their_second, &mut second).await;
+    assert_eq!(a.net.status().await.unwrap().links, 1);
+}
+
+#[tokio::test]
+async fn when_both_open_one_the_lower_nodes_link_stays() {
+    let (mut a, mut b) = (node(1).await, node(2).await);
+    if a.id() > b.id() {
+        std::mem::swap(&mut a, &mut b);
+    }
+    a.join(&b).await;
+    let mut lower = a.net.open_link(b.id()).await.unwrap();
+    let mut at_b = b.next_link().await;
+    assert_eq!(b.net.open_link(a.id()).await.err(), Some(CallError::LinkExists(a.id())));
+    exchange(&mut lower, &mut at_b).await;
+    exchange(&mut at_b, &mut lower).await;
+}
+
+#[tokio::test]
+async fn a_link_over_tcp_moves_to_udp_when_it_can() {
+    let (mut a, mut b) = (node(1).await, node(2).await);
+    a.net.connect(b.id(), vec![b.tcp().await]).await.unwrap();
+    let mut slow = a.net.open_link(b.id()).await.unwrap();
+    let mut slow_b = b.next_link().await;
+    assert_eq!((slow.path().kind, slow_b.path().kind), (PathKind::Tcp, PathKind::Tcp));
+    exchange(&mut slow, &mut slow_b).await;
+    exchange(&mut slow_b, &mut slow).await;
+    a.net.dial(b.quic().await).await.unwrap();
+    let (mut fast, mut fast_b) = (a.next_link().await, b.next_link().await);
+    assert_eq!((fast.path().kind, fast_b.path().kind), (PathKind::Direct, PathKind::Direct));
+    exchange(&mut fast, &mut fast_b).await;
+    assert!(recv(&mut slow).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stream_link_that_cannot_be_written_drops_and_does_not_wait() {
+    let (a, mut b) = (node(1).await, node(2).await);
+    a.net.connect(b.id(), vec![b.tcp().await]).await.unwrap();
+    let mut ours = a.net.open_link(b.id()).await.unwrap();
+    let _never_read = b.next_link().await;
+    let (mut taken, mut overflow) = (0, 0);
+    // The other end does not read: windows and queues fill, whatever their size.
+    while overflow == 0 {
+        let report = ours.send(&mut vec![Bytes::from(vec![7; 1_400]); 100]).unwrap();
+        taken += report.taken;
+        overflow += report.overflow;
+        assert!(taken < 1_000_000, "nothing bounds the queue");
+    }
+    assert!(ours.send_room() < 1_400);
+}
+
+/// `a` may not use loopback, so nobody can reach it but over the relay that it already knows.
+#[tokio::test]
+async fn frames_travel_over_a_relay() {
+    let (mut a, b, relay) = (node(1).await, node(2).await, node(3).await);
+    let at = a.quic().await;
+    a.net.set_excluded_interfaces(vec!["lo".into()]).await;
+    until("addresses to vanish", || async { a.net.status().await.unwrap().listen.is_empty().then_some(()) }).await;
+    relay.net.connect(a.id(), vec![at]).await.unwrap();
+    b.join(&relay).await;
+    until("the relay's address to be confirmed", || async {
+        (!relay.net.status().await.unwrap().confirmed.is_empty()).then_some(())
+    })
+    .await;
+    until("a reservation", || async { (a.net.status().await.unwrap().relays == [relay.id()]).then_some(()) }).await;
+    assert_eq!(a.net.status().await.unwrap().reachability, "relayed");
+    b.net.connect(a.id(), vec![]).await.unwrap();
+    let seen = b.net.peers().await.into_iter().find(|p| p.id == a.id()).unwrap();
+    assert_eq!((seen.path, seen.relay), (PathKind::Relayed, Some(relay.id())));
+    let mut ours = b.net.open_link(a.id()).await.unwrap();
+    let mut theirs = a.next_link().await;
+    assert_eq!((ours.path().kind, theirs.path().kind), (PathKind::Relayed, PathKind::Relayed));
+    exchange(&mut ours, &mut theirs).await;
+    exchange(&mut theirs, &mut ours).await;
+    relay.net.shutdown().await;
+    assert!(recv(&mut ours).await.is_err(), "the relay is gone");
+    a.event("the loss of b", |e| matches!(e, OverlayEvent::Disconnected(p) if *p == b.id())).await;
 }
 
 /// Sends numbered datagrams and expects them; loopback loses none while the buffer has room.

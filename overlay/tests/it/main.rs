@@ -9,5 +9,7 @@
 )]
 
 mod calls;
+mod interop;
 mod links;
+mod peers;
 mod support;
