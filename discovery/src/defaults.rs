@@ -89,6 +89,11 @@ pub const OUTBOX_FAILS: u32 = 3;
 /// Look-ups of our own keys under way at once.
 pub const RESOLVES: usize = 4;
 
+/// Digests answered to one node within [`DIGEST_WINDOW`]: one whole comparison and a few. Each costs a hash of all held.
+pub const DIGESTS: u16 = SYNC_ROUNDS + 4;
+/// See [`DIGESTS`].
+pub const DIGEST_WINDOW: Duration = Duration::from_secs(20);
+
 /// Neighbours (connected peers) that discovery looks at.
 pub const NEIGHBOURS: usize = 256;
 /// Nodes that the local router remembers.

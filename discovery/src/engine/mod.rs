@@ -8,8 +8,8 @@ mod types;
 
 use crate::{
     defaults::{
-        CALL_DEADLINE, CALLS, EVENTS, FETCH_SHARE, FIND_DEADLINE_MAX, FIND_DEADLINE_MIN, FINDS, HOLDERS, NEIGHBOURS,
-        PUSH_GATHER, PUSH_MAX_AGE, REPLICA_NODES, REPLICA_NODES_BACK, RESOLVE_DEADLINE,
+        CALL_DEADLINE, CALLS, DIGEST_WINDOW, DIGESTS, EVENTS, FETCH_SHARE, FIND_DEADLINE_MAX, FIND_DEADLINE_MIN, FINDS,
+        HOLDERS, NEIGHBOURS, PUSH_GATHER, PUSH_MAX_AGE, REPLICA_NODES, REPLICA_NODES_BACK, RESOLVE_DEADLINE,
     },
     index::{self, Mode, View},
     outbox::Outbox,
@@ -66,6 +66,8 @@ pub struct Engine {
     events: VecDeque<Event>,
     events_dropped: u64,
     bad_calls: u64,
+    /// Digests answered by caller, since when; for as many callers as there are neighbours.
+    digests: BTreeMap<NodeId, (Instant, u16)>,
     rng: Rng,
 }
 
@@ -90,6 +92,7 @@ impl Engine {
             events: VecDeque::new(),
             events_dropped: 0,
             bad_calls: 0,
+            digests: BTreeMap::new(),
             rng,
         }
     }
@@ -185,6 +188,7 @@ impl Engine {
     pub fn handle_call(&mut self, now: Instant, wall: UnixMillis, from: NodeId, bytes: &[u8]) -> Vec<u8> {
         self.contacts.on_contact(from);
         let reply = match codec::decode::<IndexCall>(bytes, MAX_CALL_BYTES) {
+            Ok(IndexCall::Digest { .. }) if !self.may_compare(now, from) => IndexReply::Refused,
             Ok(call) => {
                 let mut view = View {
                     me: self.me,
@@ -203,6 +207,18 @@ impl Engine {
         }
         self.turn(now, wall);
         codec::encode(&reply).unwrap_or_default()
+    }
+
+    /// Whether this caller has a comparison left in its window.
+    fn may_compare(&mut self, now: Instant, from: NodeId) -> bool {
+        self.digests
+            .retain(|_, (since, _)| now.saturating_duration_since(*since) < DIGEST_WINDOW);
+        if self.digests.len() >= NEIGHBOURS && !self.digests.contains_key(&from) {
+            return false;
+        }
+        let (_, count) = self.digests.entry(from).or_insert((now, 0));
+        *count += 1;
+        *count <= DIGESTS
     }
 
     /// News from `source` goes on to a few neighbours; what this very node is said to have said goes to the publisher.

@@ -1,5 +1,8 @@
 use super::world::{World, holding, key, offer, signed};
-use crate::query::Query;
+use crate::{
+    defaults::{DIGEST_WINDOW, DIGESTS},
+    query::Query,
+};
 use proptest::prelude::*;
 use std::time::Duration;
 use wire::{
@@ -159,6 +162,28 @@ fn oversized_and_malformed_calls_are_refused_whole() {
     assert_eq!(codec::decode::<IndexReply>(&reply, 64).unwrap(), IndexReply::Refused);
     assert_eq!(w.nodes[0].engine.stats().bad_calls, 6);
     assert!(w.nodes[0].engine.snapshot(w.now).is_empty());
+}
+
+#[test]
+fn comparisons_are_rationed_by_caller() {
+    let mut w = World::new(1);
+    let digest = IndexCall::Digest {
+        nonce: 1,
+        from: 0,
+        buckets: vec![0; DIGEST_BUCKETS],
+    };
+    for _ in 0..DIGESTS {
+        assert!(matches!(call(&mut w, 0, &digest), IndexReply::Differ { .. }));
+    }
+    assert_eq!(call(&mut w, 0, &digest), IndexReply::Refused);
+    let bytes = codec::encode(&digest).unwrap();
+    let other = w.call(0, key(LIAR + 1).node_id(), &bytes);
+    assert_ne!(
+        codec::decode::<IndexReply>(&other, MAX_REPLY_BYTES).unwrap(),
+        IndexReply::Refused
+    );
+    w.run(DIGEST_WINDOW);
+    assert_ne!(call(&mut w, 0, &digest), IndexReply::Refused);
 }
 
 #[test]
