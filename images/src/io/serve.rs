@@ -10,6 +10,7 @@ use crate::upload::{Upload, Want};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::Notify;
@@ -103,8 +104,11 @@ where
     result.map(|()| sent)
 }
 
+/// How long a peer that is refused may take to read that: it is told for its own good only.
+const REFUSE_WITHIN: Duration = Duration::from_secs(2);
+
 async fn refuse<W: AsyncWrite + Unpin>(writer: &mut W, why: Refusal) -> Result<u64, SessionError> {
-    timeout(SEND_TIMEOUT, async {
+    timeout(REFUSE_WITHIN, async {
         send(writer, &Message::Refused { why }).await?;
         writer.flush().await?;
         Ok::<(), SessionError>(())

@@ -38,7 +38,7 @@ fn manifest(pieces: std::ops::Range<u32>) -> Manifest {
 
 fn batch(pieces: std::ops::Range<u32>) -> Batch {
     let mut e = Encoder::default();
-    let all = pieces.map(|n| piece(n)).map(|p| (PieceId::of(&p), e.encode(&p)));
+    let all = pieces.map(piece).map(|p| (PieceId::of(&p), e.encode(&p)));
     Batch {
         pieces: all.filter(|(id, _)| !id.is_zero()).collect(),
         segments: vec![],

@@ -65,14 +65,14 @@ pub(super) fn piece(n: u32) -> Box<PieceBytes> {
     if n % 4 == 3 {
         return p;
     }
-    if n % 3 == 0 {
+    if n.is_multiple_of(3) {
         blake3::Hasher::new()
             .update(&n.to_be_bytes())
             .finalize_xof()
             .fill(&mut p[..]);
     } else {
         p.iter_mut()
-            .zip(n.to_string().bytes().cycle())
+            .zip(format!("{n} ").bytes().cycle())
             .for_each(|(b, d)| *b = d);
     }
     p
