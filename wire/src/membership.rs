@@ -268,9 +268,10 @@ fn check_addrs(addrs: &[String]) -> Result<(), DecodeError> {
     check_count("addresses", addrs.len(), MAX_ADDRS)?;
     let bad = |a: &&String| a.len() > MAX_ADDR_TEXT || !a.bytes().all(|b| b.is_ascii_graphic());
     match addrs.iter().find(bad) {
-        Some(_) => Err(DecodeError::Malformed(
-            "an address that is too long or not printable".into(),
-        )),
+        Some(a) => Err(DecodeError::Malformed(format!(
+            "an address of {} bytes, where {MAX_ADDR_TEXT} printable ones are allowed",
+            a.len()
+        ))),
         None => Ok(()),
     }
 }
