@@ -77,7 +77,7 @@ pub enum Command {
     Lan(LanCommand),
     /// Join the mesh and the LAN named in a ticket.
     #[command(after_help = "Examples:
-  lanline join lan1abcdefghijkl
+  lanline join lanline1aeiqwbvve2corymxk3uuqtkwcjr72x
   ssh home lanline lan invite home | lanline join -")]
     Join(JoinArgs),
     /// Who can run a guest, best first.

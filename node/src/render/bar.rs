@@ -27,13 +27,14 @@ fn fraction(p: &ProgressLine) -> Option<f64> {
 /// The figures: `38.0 MiB of 214 MiB, 61.0 MiB/s, 4 peers, 3s left`.
 fn figures(p: &ProgressLine) -> String {
     let mut parts = Vec::new();
-    match p.total {
+    match p.total.filter(|t| *t > 0) {
         Some(total) if p.unit == Unit::Millis => parts.push(format!("{} of at most {}", span(p.done), span(total))),
         Some(total) => parts.push(format!("{} of {}", amount(p.done, p.unit), amount(total, p.unit))),
         None if p.done > 0 => parts.push(amount(p.done, p.unit)),
         None => {}
     }
-    if let Some(rate) = p.rate {
+    // Before the first byte a rate says nothing; later, 0 says that it stands still.
+    if let Some(rate) = p.rate.filter(|_| p.done > 0) {
         parts.push(format!("{}/s", amount(rate, p.unit)));
     }
     match p.peers {

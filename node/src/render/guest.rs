@@ -1,6 +1,6 @@
 //! Guests.
 
-use super::{Human, Table, Tone, View, escape, facts, image, or_dash, short, span};
+use super::{Human, Table, Tone, View, accel, count, escape, facts, image, or_dash, short, span};
 use crate::api::{GuestLogs, GuestRemoved, GuestRow, GuestView, RunResult, StopView};
 use wire::{ByteSize, fault::plain};
 
@@ -69,10 +69,6 @@ impl Human for GuestView {
         let disk = self
             .disk_bytes
             .map_or_else(|| "as the image".into(), |d| ByteSize(d).to_string());
-        let reason = self
-            .accel_reason
-            .as_deref()
-            .map_or_else(String::new, |r| format!(": {}", plain(r)));
         let mut rows = vec![
             ("guest", plain(&g.id)),
             ("name", plain(&g.name)),
@@ -95,9 +91,9 @@ impl Human for GuestView {
             ),
             (
                 "size",
-                format!("{} cpus, {}, disk {disk}", g.cpus, ByteSize(g.memory_bytes)),
+                format!("{}, {}, disk {disk}", count(g.cpus, "cpu"), ByteSize(g.memory_bytes)),
             ),
-            ("accel", format!("{}{reason}", plain(&g.accel))),
+            ("accel", accel(&g.accel, self.accel_reason.as_deref())),
         ];
         rows.extend(self.qemu.iter().map(|q| ("qemu", plain(q))));
         rows.push(("made", view.ago(self.created)));

@@ -1,6 +1,6 @@
 //! LANs, tickets, joining.
 
-use super::{Human, Table, Tone, View, facts, machine::path, or_dash, rtt, short};
+use super::{Human, Table, Tone, View, count, facts, machine::path, or_dash, rtt, short};
 use crate::api::{
     Detached, Evicted, FdbRow, JoinResult, LanRow, LanView, MemberRow, PortKind, PortRow, Role, TicketOut,
 };
@@ -175,7 +175,9 @@ impl Human for Detached {
 impl Human for TicketOut {
     /// Only the ticket, so that `$(lanline lan invite home)` is one; `render::ticket_hints` says the rest.
     fn human(&self, _: &View) -> String {
-        format!("{}\n", plain(&self.ticket))
+        // All of it, which is longer than `plain` lets through; a ticket is letters and digits by construction.
+        let ticket: String = self.ticket.chars().filter(char::is_ascii_alphanumeric).collect();
+        format!("{ticket}\n")
     }
 }
 
@@ -202,11 +204,7 @@ pub fn ticket_hints(t: &TicketOut, view: &View) -> String {
 impl Human for JoinResult {
     fn human(&self, view: &View) -> String {
         let lan = plain(&self.lan);
-        let members = if self.members == 1 {
-            "1 member".to_owned()
-        } else {
-            format!("{} members", self.members)
-        };
+        let members = count(self.members, "member");
         let head = format!(
             "joined LAN {lan} as {}: {members}, ends {}\n",
             role(self.role),

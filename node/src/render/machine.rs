@@ -1,6 +1,6 @@
 //! status, peers, ping, doctor, config show, down.
 
-use super::{Human, Table, Tone, View, facts, or_dash, rtt, short, span};
+use super::{Human, Table, Tone, View, count, facts, or_dash, rtt, short, span};
 use crate::api::{ConfigView, DoctorReport, Down, Origin, PathView, PeerRow, PingReply, PingReport, Status, Verdict};
 use wire::{ByteSize, fault::plain};
 
@@ -26,7 +26,12 @@ impl Human for Status {
             })
             .collect();
         let offer = match &self.offer {
-            Some(o) if o.on => format!("{} cpus, {}, {}", o.cpus, ByteSize(o.memory_bytes), o.accel),
+            Some(o) if o.on => format!(
+                "{}, {}, {}",
+                count(o.cpus, "cpu"),
+                ByteSize(o.memory_bytes),
+                plain(&o.accel)
+            ),
             _ => "nothing".to_owned(),
         };
         let rows = [

@@ -83,7 +83,10 @@ impl View {
 
     /// How long ago something was.
     pub fn ago(&self, at: u64) -> String {
-        format!("{} ago", span(self.now.0.saturating_sub(at)))
+        match self.now.0.saturating_sub(at) {
+            0..1_000 => "just now".to_owned(),
+            ms => format!("{} ago", span(ms)),
+        }
     }
 }
 
@@ -96,6 +99,24 @@ pub trait Human {
 /// Milliseconds, in their largest fitting unit.
 pub fn span(ms: u64) -> String {
     show_duration(Duration::from_millis(ms))
+}
+
+/// A number of things: `1 guest`, `2 guests`.
+pub(crate) fn count(n: impl Into<u64>, what: &str) -> String {
+    match n.into() {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+/// An accelerator and why; many a reason begins with its name, which is then not said twice.
+pub(crate) fn accel(accel: &str, reason: Option<&str>) -> String {
+    let accel = plain(accel);
+    match reason.map(plain) {
+        Some(r) if r.to_ascii_lowercase().starts_with(&accel.to_ascii_lowercase()) => r,
+        Some(r) => format!("{accel}: {r}"),
+        None => accel,
+    }
 }
 
 /// A round trip: one decimal below 10 ms.

@@ -1,6 +1,6 @@
 //! Hosts, offers, grants.
 
-use super::{Human, Table, Tone, View, rtt, short};
+use super::{Human, Table, Tone, View, accel, count, rtt, short};
 use crate::api::{Direction, GrantRow, HostsView, OfferView, Revoked};
 use wire::{ByteSize, fault::plain};
 
@@ -46,13 +46,9 @@ impl Human for OfferView {
             Some(v) => format!("QEMU {}", plain(v)),
             None => view.paint(Tone::Bad, "no QEMU found: guests cannot start"),
         };
-        format!(
-            "this node lends {} cpus and {} ({}: {}; {qemu})\n  next: say who may use it: lanline grant PEER\n",
-            self.cpus,
-            ByteSize(self.memory_bytes),
-            plain(&self.accel),
-            plain(&self.accel_reason),
-        )
+        let what = format!("{} and {}", count(self.cpus, "cpu"), ByteSize(self.memory_bytes));
+        let accel = accel(&self.accel, Some(&self.accel_reason));
+        format!("this node lends {what} ({qemu}; {accel})\n  next: say who may use it: lanline grant PEER\n")
     }
 }
 
@@ -60,9 +56,9 @@ impl Human for GrantRow {
     fn human(&self, view: &View) -> String {
         let who = self.name.as_deref().map_or_else(|| short(&self.peer), plain);
         let what = format!(
-            "{} guests, {} cpus, {}",
-            self.vms,
-            self.cpus,
+            "{}, {}, {}",
+            count(self.vms, "guest"),
+            count(self.cpus, "cpu"),
             ByteSize(self.memory_bytes)
         );
         let id = plain(&self.id);

@@ -164,6 +164,13 @@ fn the_bar_says_bytes_rate_peers_and_time_and_never_wraps() {
         ..ProgressLine::default()
     };
     assert_eq!(bar::line(&waiting, &PLAIN), "waiting for an address");
+    let unknown = ProgressLine {
+        what: "fetching x".into(),
+        total: Some(0),
+        rate: Some(0),
+        ..ProgressLine::default()
+    };
+    assert_eq!(bar::line(&unknown, &PLAIN), "fetching x", "0 of 0 is not said");
     let millis = ProgressLine {
         what: "waiting".into(),
         done: 5_000,
@@ -194,7 +201,13 @@ fn ends_and_ages() {
     assert_eq!(PLAIN.ends(999_999_999), "ended");
     assert_eq!(PLAIN.ends(u64::MAX).get(..3), Some("in "));
     assert_eq!(PLAIN.ago(1_000_000_000 - 5_000), "5s ago");
-    assert_eq!(PLAIN.ago(u64::MAX), "0ms ago");
+    assert_eq!(PLAIN.ago(u64::MAX), "just now");
+    assert_eq!(
+        (count(1u32, "cpu"), count(0u32, "cpu")),
+        ("1 cpu".into(), "0 cpus".into())
+    );
+    assert_eq!(accel("tcg", Some("TCG: no vmx")), "TCG: no vmx");
+    assert_eq!(accel("kvm", Some("it is faster")), "kvm: it is faster");
     assert_eq!((rtt(0.42), rtt(12.4)), ("0.4 ms".into(), "12 ms".into()));
     assert_eq!((short(ATTIC), short("é")), ("9Lr2NASuq"[1..].into(), "é".into()));
 }
