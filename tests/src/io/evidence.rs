@@ -49,12 +49,18 @@ pub fn ask_nodes(lab: &Lab) {
     }
 }
 
+/// Removes what an earlier run of this test left, so that nobody takes it for this run's.
+pub fn forget(test: &str) -> Result<()> {
+    let old = output_dir()?.join(test);
+    if old.exists() {
+        fs::remove_dir_all(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+    }
+    Ok(())
+}
+
 /// Copies the lab's files (not the nodes' stores) to `target/lab/<test>/` and gives that folder.
 pub fn keep(lab: &Lab) -> Result<PathBuf> {
     let to = output_dir()?.join(lab.name());
-    if to.exists() {
-        fs::remove_dir_all(&to)?;
-    }
     fs::create_dir_all(&to)?;
     copy_files(lab.dir(), &to)?;
     // QEMU's own words lie deeper, one folder a guest.

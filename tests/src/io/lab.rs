@@ -100,6 +100,7 @@ impl Lab {
     pub fn new(name: &str) -> Result<Self> {
         static NTH: AtomicU32 = AtomicU32::new(0);
         sweep::sweep();
+        evidence::forget(name)?;
         let id = format!("{}-{}", std::process::id(), NTH.fetch_add(1, Ordering::Relaxed));
         // Short, because sockets live below and their paths end at 107 bytes; outside the home folder, because
         // unprivileged nodes must reach it.

@@ -52,7 +52,7 @@ fn a_host_without_a_grant_refuses_and_says_how_to_get_one() -> Result<()> {
         let greedy = [
             "run", &image, "--lan", "home", "--on", &id, "--cpus", "4", "--memory", "4G",
         ];
-        refused(&owner.cli(&greedy)?, 3, &["offer"])?;
+        refused(&owner.cli(&greedy)?, 3, &["4 cpus", "1 lent"])?;
         no_guests(&host)
     })
 }
@@ -157,7 +157,7 @@ fn a_node_does_not_start_twice_on_one_state_folder() -> Result<()> {
     with_nodes("twice", |lab| {
         let node = started(lab, "one", NodeSpec::default())?;
         let again = node.cli(&["up", "--listen", "127.0.0.1:0"])?;
-        refused(&again, 1, &["running"])?;
+        refused(&again, 1, &["already runs", "lanline down"])?;
         let status: Value = node.json(&["status"])?;
         ensure!(status["id"] == node.id()?);
         Ok(())

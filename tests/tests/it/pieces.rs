@@ -62,8 +62,8 @@ fn a_corrupt_piece_is_never_kept_and_comes_from_another_seeder() -> Result<()> {
         let checked = taker.json(&["image", "verify", &image])?;
         ensure!(number(&checked, "bad")? == 0, "{checked}");
 
-        let found = bad.cli(&["image", "verify", &image, "--json"])?;
-        ensure!(found.code == 1, "verify of a corrupt store must fail: {found}");
+        let found = bad.json(&["image", "verify", &image])?;
+        ensure!(number(&found, "bad")? > 0, "verify of a corrupt store finds nothing: {found}");
         Ok(())
     })
 }

@@ -35,7 +35,7 @@ fn a_ticket_is_refused_when_it_is_garbled_expired_or_used_up() -> Result<()> {
         refused(
             &guest.cli(&["join", &text(&short, "ticket")?])?,
             3,
-            &["expired", "invite"],
+            &["ended", "invite"],
         )?;
         in_no_lan(&guest)?;
 

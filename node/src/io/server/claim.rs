@@ -67,7 +67,7 @@ fn already(state: &Path, lock: &mut File) -> Fault {
         String::new()
     };
     Fault::new(
-        FaultKind::Refused,
+        FaultKind::Failed,
         format!("a node already runs on this state folder{who}: {}", state.display()),
     )
     .next("end it with: lanline down, or give another folder: lanline up --state DIR")
