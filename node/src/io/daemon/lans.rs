@@ -63,13 +63,7 @@ impl Daemon {
 
     /// One step: timers, calls, events, disk. Answers when the next is due.
     async fn step_lans(self: &Arc<Self>) -> Instant {
-        let addrs: Vec<String> = self
-            .overlay
-            .dial_addrs()
-            .await
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let addrs = self.told_addrs(wire::membership::MAX_ADDRS).await;
         let (calls, events, wake) = {
             let mut state = lock(&self.lans);
             state.set_addrs(addrs);
