@@ -137,7 +137,8 @@ impl Guests {
     /// Tells of every guest that was found at opening. Waits until each living one's monitor has answered, or had its
     /// time to.
     pub async fn adopt(&self) -> Vec<Adopted> {
-        let found = std::mem::take(&mut self.state().found);
+        let mut found = std::mem::take(&mut self.state().found);
+        found.sort_unstable();
         let mut out = Vec::new();
         for id in found {
             let Some((view, mut settled, overlay)) =
@@ -400,24 +401,23 @@ impl Guests {
         let _turn = self.0.turn.lock().await;
         let mut state = self.state();
         let entry = state.guests.get(&id).ok_or(VerbError::Unknown(id))?;
-        let held = Held(self.clone(), id);
         let view = entry.view.borrow().clone();
-        if view.state.holds_capacity() {
-            return Ok(held);
+        if !view.state.holds_capacity() {
+            let ask = holding(entry, &view);
+            self.admit(
+                &state,
+                &Holding {
+                    state: GuestState::Starting,
+                    ..ask
+                },
+            )?;
+            if let Some(entry) = state.guests.get_mut(&id) {
+                entry.reserved = true;
+            }
         }
-        let ask = holding(entry, &view);
-        self.admit(
-            &state,
-            &Holding {
-                state: GuestState::Starting,
-                ..ask
-            },
-        )?;
-        if let Some(entry) = state.guests.get_mut(&id) {
-            entry.reserved = true;
-        }
+        // Made last: its drop takes the lock.
         drop(state);
-        Ok(held)
+        Ok(Held(self.clone(), id))
     }
 
     /// Takes in a guest that was found at opening.

@@ -25,5 +25,11 @@ pub use probe::{HostCaps, ProbeConfig, QemuInfo, RunAs, probe};
 pub use types::{Adopted, AdoptedAs, Endpoints, GuestEvent, GuestsConfig, StopMode};
 
 #[cfg(test)]
+#[path = "../tests/lifecycle.rs"]
+mod lifecycle;
+#[cfg(test)]
 #[path = "../tests/real.rs"]
 mod real;
+#[cfg(test)]
+#[path = "../tests/stub.rs"]
+mod stub;

@@ -77,7 +77,7 @@ async fn find_process(folder: &Folder, id: GuestId) -> Option<Process> {
                 return None;
             }
         }
-        if let Some(p) = sys::find_by_uuid(id).and_then(|pid| Process::open(pid, None).ok()) {
+        if let Some(p) = sys::find_by_uuid(id, folder.machine()).and_then(|pid| Process::open(pid, None).ok()) {
             return Some(p);
         }
         tokio::time::sleep(CONNECT_EVERY).await;

@@ -5,7 +5,11 @@ use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid},
 };
-use std::{fs, io, os::fd::OwnedFd, path::Path};
+use std::{
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::Path,
+};
 use tokio::io::{Interest, unix::AsyncFd};
 use wire::ids::GuestId;
 
@@ -29,9 +33,10 @@ fn stat(pid: u32) -> Option<(bool, u64)> {
     Some((zombie, fields.nth(18)?.parse().ok()?))
 }
 
-/// The living process whose command line carries this guest's `-uuid`: found even if the node was killed before it
-/// wrote down which process it had made.
-pub(super) fn find_by_uuid(id: GuestId) -> Option<u32> {
+/// The living process whose command line carries this guest's `-uuid` and whose current directory is the guest's
+/// machine folder: found even if the node was killed before it wrote down which process it had made.
+pub(super) fn find_by_uuid(id: GuestId, machine: &Path) -> Option<u32> {
+    let folder = fs::metadata(machine).ok()?;
     let wanted = [b"-uuid\0".as_slice(), id.to_string().as_bytes(), b"\0"].concat();
     let entries = fs::read_dir("/proc").ok()?;
     for entry in entries.flatten() {
@@ -41,7 +46,9 @@ pub(super) fn find_by_uuid(id: GuestId) -> Option<u32> {
         let Ok(cmdline) = fs::read(entry.path().join("cmdline")) else {
             continue;
         };
-        if cmdline.windows(wanted.len()).any(|w| w == wanted) && starttime(pid).is_some() {
+        let there =
+            || fs::metadata(entry.path().join("cwd")).is_ok_and(|m| (m.dev(), m.ino()) == (folder.dev(), folder.ino()));
+        if cmdline.windows(wanted.len()).any(|w| w == wanted) && there() && starttime(pid).is_some() {
             return Some(pid);
         }
     }

@@ -262,3 +262,77 @@ async fn a_guest_that_switches_itself_off_is_stopped_and_starts_again() {
     guests.remove(spec.id).await.unwrap();
     assert_eq!(guests.info(spec.id), None);
 }
+
+/// A disk whose first sector writes DISK on the first serial port.
+fn talking_disk() -> Vec<u8> {
+    let mut disk = vec![0xba, 0xf8, 0x03]; // mov dx, 0x3f8
+    for letter in b"DISK\r\n" {
+        disk.extend_from_slice(&[0xb0, *letter, 0xee]); // mov al, letter; out dx, al
+    }
+    disk.extend_from_slice(&[0xf4, 0xeb, 0xfd]); // hlt, for ever
+    disk.resize(1 << 20, 0);
+    (disk[510], disk[511]) = (0x55, 0xaa);
+    disk
+}
+
+#[tokio::test]
+async fn a_guest_boots_its_image_over_nbd_under_a_larger_overlay() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = match config().await {
+        Ok(c) => c,
+        Err(missing) => return eprintln!("skipped: {missing}"),
+    };
+    let nbd = Path::new("/usr/bin/qemu-nbd");
+    if !nbd.exists() {
+        return eprintln!("skipped: qemu-nbd (apt install qemu-utils)");
+    }
+    let image = dir.path().join("image.raw");
+    fs::write(&image, talking_disk()).unwrap();
+    let (guests, _events) = Guests::open(&dir.path().join("guests"), config).await.unwrap();
+    let spec = GuestSpec {
+        disk: Some(ByteSize(3 << 20)),
+        ..spec(3)
+    };
+    guests.create(spec.clone()).await.unwrap();
+    guests
+        .prepare(
+            spec.id,
+            Boot {
+                image_size: Some(ByteSize(1 << 20)),
+                ..Boot::default()
+            },
+        )
+        .await
+        .unwrap();
+    let failed = guests.start(spec.id).await.unwrap_err().to_string();
+    assert!(failed.contains("its disk's socket is not served"), "{failed}");
+
+    let socket = guests.endpoints(spec.id).unwrap().disk;
+    let mut server = Command::new(nbd)
+        .args(["--read-only", "--format=raw", "--persistent", "--socket"])
+        .args([&socket, &image])
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + HANG;
+    while !socket.exists() {
+        assert!(std::time::Instant::now() < deadline, "qemu-nbd does not listen");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let started = guests.start(spec.id).await;
+    assert!(started.is_ok(), "{started:?}");
+    console_says(&mut guests.attach_console(spec.id).unwrap(), "DISK").await;
+    let overlay = dir.path().join(format!("guests/{}/m/overlay.qcow2", spec.id));
+    let info = Command::new("qemu-img")
+        .args(["info", "--force-share", "--output=json"])
+        .arg(&overlay)
+        .output()
+        .unwrap();
+    let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+    assert_eq!(
+        (&info["virtual-size"], &info["backing-filename"]),
+        (&(3 << 20).into(), &serde_json::Value::Null)
+    );
+    guests.remove(spec.id).await.unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
