@@ -310,3 +310,151 @@ impl ManifestFetch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use wire::image::{Kind, Manifest, ManifestBuilder, Part, PartSize, PieceId, TableId};
+
+    fn manifest(pieces: u32) -> Manifest {
+        let mut b = ManifestBuilder::new();
+        (0..pieces).for_each(|i| b.push(PieceId(*blake3::hash(&i.to_be_bytes()).as_bytes())));
+        let header = Header {
+            kind: Kind::Disk,
+            piece_bytes: wire::image::PIECE_BYTES as u32,
+            parts: vec![PartSize {
+                part: Part::Disk,
+                bytes: u64::from(pieces) << 16,
+            }],
+            cmdline: None,
+            parents: vec![],
+            table: TableId([0; 32]),
+            fields: vec![],
+        };
+        b.finish(header).unwrap()
+    }
+
+    /// An honest peer's answer.
+    fn answer(f: &mut ManifestFetch, m: &Manifest, key: PeerKey, q: &Message) -> Result<Step, ManifestError> {
+        match q {
+            Message::GetHeader => f.handle_header(key, m.header.clone()),
+            Message::GetTable { first } => {
+                let rest = &m.table[*first as usize..];
+                f.handle_table(key, *first, &rest[..rest.len().min(2)])
+            }
+            Message::GetSegment { index } => f.handle_segment(key, *index, m.segments[*index as usize].clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn unknown(m: &Manifest) -> Vec<SegmentIndex> {
+        let layout = Header::open(m.id, &m.header).unwrap().layout().unwrap();
+        (0..layout.segments()).filter_map(|s| layout.segment(s)).collect()
+    }
+
+    #[test]
+    fn a_question_without_answer_goes_to_another_peer() {
+        let (m, now) = (manifest(3_000), Instant::now());
+        let mut f = ManifestFetch::new(m.id);
+        f.handle_joined(PeerKey(1));
+        f.handle_joined(PeerKey(2));
+        assert_eq!(f.poll_transmit(now), Some((PeerKey(1), Message::GetHeader)));
+        assert_eq!(f.poll_transmit(now), None);
+        let late = f.poll_timeout().unwrap();
+        f.handle_timeout(late);
+        assert_eq!(f.poll_transmit(late), Some((PeerKey(2), Message::GetHeader)));
+        assert_eq!(
+            f.handle_header(PeerKey(1), m.header.clone()),
+            Ok(Step::More),
+            "too late, passed over"
+        );
+        assert_eq!(
+            f.handle_header(PeerKey(2), vec![1, 2]),
+            Err(ManifestError::WrongId("header"))
+        );
+        f.handle_left(PeerKey(2));
+        assert_eq!(f.poll_transmit(late), Some((PeerKey(1), Message::GetHeader)));
+        answer(&mut f, &m, PeerKey(1), &Message::GetHeader).unwrap();
+        let long = vec![SegmentId([0; 32]); 4];
+        assert_eq!(
+            f.poll_transmit(late),
+            Some((PeerKey(1), Message::GetTable { first: 0 }))
+        );
+        assert!(f.handle_table(PeerKey(1), 0, &long).is_err(), "longer than the image");
+    }
+
+    #[test]
+    fn an_absent_segment_is_asked_elsewhere_and_later_again() {
+        let (m, now) = (manifest(1_024), Instant::now());
+        let mut f = ManifestFetch::new(m.id);
+        let layout = Header::open(m.id, &m.header).unwrap().layout().unwrap();
+        f.handle_store(layout, m.table.clone());
+        f.handle_unknown(&unknown(&m));
+        f.handle_joined(PeerKey(1));
+        assert!(f.poll_transmit(now).is_some() && !f.is_done());
+        f.handle_absent(now, PeerKey(1), 0);
+        assert_eq!(f.poll_transmit(now), None);
+        let again = f.poll_timeout().unwrap();
+        f.handle_timeout(again);
+        assert_eq!(
+            f.poll_transmit(again),
+            Some((PeerKey(1), Message::GetSegment { index: 0 }))
+        );
+        let Ok(Step::Segment(..)) = answer(&mut f, &m, PeerKey(1), &Message::GetSegment { index: 0 }) else {
+            panic!("no segment")
+        };
+        assert!(f.is_done());
+    }
+
+    proptest! {
+        /// Peers answer, stay silent, lie, leave and come back; in the end an honest one gives the whole manifest, and
+        /// nothing that is not in it was ever taken.
+        #[test]
+        fn the_manifest_comes_whole_from_whoever_is_honest(ops in proptest::collection::vec((0u8..5, 0u32..3), 0..60)) {
+            let m = manifest(7_000);
+            let (mut f, mut now) = (ManifestFetch::new(m.id), Instant::now());
+            let mut got = BTreeSet::new();
+            let mut opened = false;
+            let honest = (0..400).map(|_| (0u8, 2u32));
+            for (next, (op, who)) in (100u32..).zip(ops.into_iter().chain(honest)) {
+                let questions: Vec<_> = std::iter::from_fn(|| f.poll_transmit(now)).take(100).collect();
+                prop_assert!(questions.len() < 100);
+                for (key, q) in questions {
+                    let step = match op {
+                        0 | 1 => answer(&mut f, &m, key, &q),
+                        2 => match q {
+                            Message::GetHeader => f.handle_header(key, vec![9]),
+                            Message::GetTable { first } => f.handle_table(key, first, &[SegmentId([1; 32]); 7]),
+                            Message::GetSegment { index } => f.handle_segment(key, index, vec![0; 9]),
+                            _ => Ok(Step::More),
+                        },
+                        _ => Ok(Step::More),
+                    };
+                    match step {
+                        Ok(Step::Opened(header, table)) => {
+                            prop_assert!(!opened && header == m.header && table == m.table);
+                            opened = true;
+                            f.handle_unknown(&unknown(&m));
+                        }
+                        Ok(Step::Segment(s, id, bytes)) => {
+                            prop_assert!(m.table[s.get() as usize] == id && m.segments[s.get() as usize] == bytes);
+                            prop_assert!(got.insert(s), "once");
+                        }
+                        Ok(Step::More) => {}
+                        Err(_) => f.handle_left(key),
+                    }
+                }
+                match op {
+                    3 => f.handle_left(PeerKey(who)),
+                    4 => { now += ANSWER_WITHIN; f.handle_timeout(now); }
+                    _ => {}
+                }
+                f.handle_joined(PeerKey(next));
+                now += Duration::from_millis(50);
+                f.handle_timeout(now);
+            }
+            prop_assert!(f.is_done() && opened && got.len() == m.table.len());
+        }
+    }
+}

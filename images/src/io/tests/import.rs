@@ -24,7 +24,10 @@ fn the_same_bytes_have_the_same_id_on_any_machine() {
     let ids = [a.image("one", &bytes), b.image("other", &bytes)];
     assert_eq!(ids[0], ids[1]);
     // The id is a format: this one was computed when it was made.
-    assert_eq!(ids[0].to_string(), "jifcvqi6rnnbr5y246yh7z2toc2k4jijtmxuvz2x7pxpdxriu75a");
+    assert_eq!(
+        ids[0].to_string(),
+        "jifcvqi6rnnbr5y246yh7z2toc2k4jijtmxuvz2x7pxpdxriu75a"
+    );
 }
 
 #[test]
