@@ -69,6 +69,9 @@ pub const PUSH_OWN: usize = 8;
 /// Neighbours to which it passes on the changes of others: a random graph of degree 4 reaches 98 % of the nodes,
 /// anti-entropy the rest.
 pub const PUSH_FOREIGN: usize = 4;
+/// As above for a renewal that says nothing new: a random graph of degree 2 reaches 80 %, so of three renewals within a
+/// life one node in a hundred misses all, and anti-entropy comes twice meanwhile. Halves the idle traffic.
+pub const PUSH_RENEWAL: usize = 2;
 /// An advert older than this is not passed on at once: it is no news.
 pub const PUSH_MAX_AGE: Duration = Duration::from_secs(10);
 /// Changes for one neighbour are gathered for this long.

@@ -44,8 +44,8 @@ pub struct View<'a> {
     pub mode: Mode,
 }
 
-/// Adverts that a store call brought and that were not known: candidates for passing on.
-pub type Fresh = Vec<Subject>;
+/// Adverts that a store call brought and that were not held: candidates for passing on.
+pub type Fresh = Vec<(Subject, Accepted)>;
 
 /// Answers one call.
 pub fn answer(view: &mut View<'_>, call: IndexCall, now: Instant, wall: UnixMillis) -> (IndexReply, Fresh) {
@@ -76,11 +76,10 @@ pub fn answer(view: &mut View<'_>, call: IndexCall, now: Instant, wall: UnixMill
 
 fn store_one(view: &mut View<'_>, carried: &Carried, now: Instant, wall: UnixMillis, fresh: &mut Fresh) -> StoreAnswer {
     match take(view, carried, now, wall) {
-        Ok((Accepted::New, subject)) => {
-            fresh.extend(subject);
+        Ok((how, subject)) => {
+            fresh.extend(subject.map(|s| (s, how)));
             StoreAnswer::Accepted
         }
-        Ok((Accepted::Already, _)) => StoreAnswer::Accepted,
         Err(why) => why.answer(),
     }
 }

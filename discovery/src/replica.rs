@@ -7,7 +7,7 @@
 //! Invariant: one comparison at a time, of a bounded number of rounds.
 
 use crate::{
-    defaults::{NEIGHBOURS, PUSH_FOREIGN, PUSH_OWN, SYNC_EVERY, SYNC_QUEUE, SYNC_ROUNDS},
+    defaults::{NEIGHBOURS, PUSH_FOREIGN, PUSH_OWN, PUSH_RENEWAL, SYNC_EVERY, SYNC_QUEUE, SYNC_ROUNDS},
     index,
     rng::Rng,
     store::{AdvertStore, Subject},
@@ -91,15 +91,16 @@ impl Replica {
         self.rng.pick(&self.neighbours, PUSH_OWN)
     }
 
-    /// Whom to tell of news that came from `source` about `node`.
-    pub fn push_foreign(&mut self, source: NodeId, node: NodeId) -> Vec<NodeId> {
+    /// Whom to tell of what came from `source` about `node`: news, or a renewal.
+    pub fn push_foreign(&mut self, source: NodeId, node: NodeId, renewal: bool) -> Vec<NodeId> {
         let others: Vec<NodeId> = self
             .neighbours
             .iter()
             .copied()
             .filter(|n| *n != source && *n != node)
             .collect();
-        self.rng.pick(&others, PUSH_FOREIGN)
+        self.rng
+            .pick(&others, if renewal { PUSH_RENEWAL } else { PUSH_FOREIGN })
     }
 
     /// Begins a comparison if one is due.

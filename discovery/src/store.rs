@@ -201,6 +201,8 @@ pub enum Change {
 pub enum Accepted {
     /// It is held now.
     New,
+    /// It is held now, and says what the one before said.
+    Renewed,
     /// Exactly these bytes were held already.
     Already,
 }
@@ -286,7 +288,7 @@ impl AdvertStore {
         } else if !gone && !renewed {
             self.changes.push(Change::Advert(subject));
         }
-        Ok(Accepted::New)
+        Ok(if renewed { Accepted::Renewed } else { Accepted::New })
     }
 
     /// Highest sequence that was held of a subject and may not come again.

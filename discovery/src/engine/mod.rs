@@ -18,7 +18,7 @@ use crate::{
     replica::Replica,
     rng::Rng,
     router::{Contacts, Router},
-    store::{AdvertStore, Change, Refusal, Subject},
+    store::{Accepted, AdvertStore, Change, Refusal, Subject},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -222,14 +222,14 @@ impl Engine {
     }
 
     /// News from `source` goes on to a few neighbours; what this very node is said to have said goes to the publisher.
-    fn pass_on(&mut self, now: Instant, source: NodeId, fresh: &[Subject]) {
-        for subject in fresh {
+    fn pass_on(&mut self, now: Instant, source: NodeId, fresh: &index::Fresh) {
+        for (subject, how) in fresh {
             let Some(held) = self.store.get(subject) else { continue };
             if subject.0 == self.me {
                 let advert = held.advert.clone();
                 self.publisher.handle_own(&advert, now);
             } else if self.mode == Mode::Replica && held.age(now) <= PUSH_MAX_AGE {
-                for to in self.replica.push_foreign(source, subject.0) {
+                for to in self.replica.push_foreign(source, subject.0, *how == Accepted::Renewed) {
                     self.outbox.enqueue(now, to, *subject, PUSH_GATHER);
                 }
             }

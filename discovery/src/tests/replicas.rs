@@ -3,6 +3,7 @@
 use super::world::{World, holding, key, offer, signed};
 use crate::{
     defaults::{HOLDERS, REPLICA_NODES, SYNC_EVERY},
+    engine::Event,
     index::Mode,
     query::Query,
 };
@@ -37,6 +38,23 @@ fn sixty_nodes_hold_everything_within_one_comparison() {
         w.run_until(2 * SYNC_EVERY, whole),
         "{:?}",
         w.nodes.iter().map(|n| n.engine.snapshot(w.now).len()).min()
+    );
+}
+
+#[test]
+fn idle_traffic_of_sixty_hosts_stays_small() {
+    let mut w = World::new(60);
+    (0..60).for_each(|i| w.publish(i, offer(4)));
+    w.run(Duration::from_secs(60));
+    let sent = |w: &World| w.nodes.iter().map(|n| n.sent).sum::<u64>();
+    let before = sent(&w);
+    let long = 120;
+    w.run(Duration::from_secs(long));
+    let per_node = (sent(&w) - before) / long / 60;
+    assert!(per_node < 1_000, "{per_node} B/s a node");
+    assert!(
+        w.nodes.iter().all(|n| n.engine.snapshot(w.now).len() == 60),
+        "and nothing lapsed"
     );
 }
 
