@@ -1,6 +1,13 @@
 //! What the swarm is made of, and the transports under it.
 
-use super::{candidates, guard::Guarded, port::Arrived, port::Port, streams, transport::PortTransport};
+use super::{
+    candidates::{self, Quiet},
+    guard::Guarded,
+    port::Arrived,
+    port::Port,
+    streams,
+    transport::PortTransport,
+};
 use crate::{defaults, path::Prefixes};
 use libp2p::{
     PeerId, StreamProtocol, Swarm, Transport,
@@ -27,7 +34,7 @@ pub(super) const KAD: StreamProtocol = StreamProtocol::new("/lanline/kad/1");
 pub(super) struct Behaviour {
     pub(super) limits: connection_limits::Behaviour,
     pub(super) blocked: allow_block_list::Behaviour<BlockedPeers>,
-    pub(super) identify: identify::Behaviour,
+    pub(super) identify: Quiet<identify::Behaviour>,
     pub(super) candidates: candidates::Behaviour,
     pub(super) kad: kad::Behaviour<MemoryStore>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
@@ -83,11 +90,11 @@ pub(super) fn swarm(
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits()),
         blocked: allow_block_list::Behaviour::default(),
-        identify: identify::Behaviour::new(
+        identify: Quiet(identify::Behaviour::new(
             identify::Config::new(IDENTIFY.into(), port.keypair.public())
                 .with_agent_version(agent)
                 .with_push_listen_addr_updates(true),
-        ),
+        )),
         candidates: candidates::Behaviour::default(),
         kad: kad(me)?,
         mdns: mdns.into(),

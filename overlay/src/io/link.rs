@@ -15,7 +15,7 @@ use libp2p::Stream;
 use std::{
     collections::VecDeque,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -35,7 +35,8 @@ const REOPEN_EVERY: u32 = 256;
 pub(super) struct QuicLink {
     peer: NodeId,
     conn: quinn::Connection,
-    port: Arc<Port>,
+    /// Weak: a link that the tunnel still holds must not keep a stopped node's port open.
+    port: Weak<Port>,
     serial: u64,
     /// A read that waits; kept between polls so that its waker stays registered.
     wait: Option<ReusableBoxFuture<'static, NextDatagram>>,
@@ -56,7 +57,7 @@ impl QuicLink {
         Some(Self {
             peer,
             conn,
-            port: port.clone(),
+            port: Arc::downgrade(port),
             serial,
             wait: None,
             waiting: false,
@@ -97,7 +98,7 @@ impl Link for QuicLink {
 
     fn send(&mut self, batch: &mut Vec<Bytes>) -> Result<Sent, LinkClosed> {
         self.sends = self.sends.wrapping_add(1);
-        if self.sends % REOPEN_EVERY == 0 {
+        if self.sends.is_multiple_of(REOPEN_EVERY) {
             plane::open_up(&self.conn);
         }
         let mut sent = Sent::default();
@@ -183,7 +184,9 @@ impl Link for QuicLink {
 impl Drop for QuicLink {
     fn drop(&mut self) {
         self.conn.close(close::BYE.into(), b"");
-        self.port.release_link(self.peer, self.serial);
+        if let Some(port) = self.port.upgrade() {
+            port.release_link(self.peer, self.serial);
+        }
     }
 }
 
@@ -229,7 +232,8 @@ impl Pipe {
 pub(super) struct StreamLink {
     peer: NodeId,
     kind: PathKind,
-    port: Arc<Port>,
+    /// Weak: a link that the tunnel still holds must not keep a stopped node's port open.
+    port: Weak<Port>,
     serial: u64,
     pipe: Arc<Pipe>,
     read: ReadHalf<Stream>,
@@ -258,7 +262,7 @@ impl StreamLink {
         Some(Self {
             peer,
             kind,
-            port: port.clone(),
+            port: Arc::downgrade(port),
             serial,
             pipe,
             read,
@@ -403,7 +407,7 @@ impl Link for StreamLink {
         PathInfo {
             kind: self.kind,
             remote: None,
-            rtt: self.port.rtt(self.peer).unwrap_or_default(),
+            rtt: self.port.upgrade().and_then(|p| p.rtt(self.peer)).unwrap_or_default(),
             lost: 0,
             sent: q.sent,
             tx_bytes: q.tx_bytes,
@@ -415,6 +419,8 @@ impl Link for StreamLink {
 impl Drop for StreamLink {
     fn drop(&mut self) {
         self.pipe.end("the link was dropped");
-        self.port.release_link(self.peer, self.serial);
+        if let Some(port) = self.port.upgrade() {
+            port.release_link(self.peer, self.serial);
+        }
     }
 }

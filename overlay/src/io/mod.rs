@@ -22,9 +22,13 @@ mod net;
 mod overlay;
 mod plane;
 mod port;
+mod socket;
 mod streams;
 mod tls;
 mod transport;
+
+#[cfg(test)]
+mod tests;
 
 pub use api::{CallError, Inbound, NetStatus, OverlayConfig, OverlayEvent, PeerInfo, StartError, Stream};
 pub use behaviour::SwarmError;

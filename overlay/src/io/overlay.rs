@@ -10,7 +10,11 @@ use super::{
 };
 use crate::{defaults, path};
 use libp2p::Multiaddr;
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -29,7 +33,8 @@ pub struct Overlay {
     pub(super) me: NodeId,
     pub(super) handle: Handle,
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) port: Arc<Port>,
+    /// Weak: a handle must not keep a stopped node's port open.
+    pub(super) port: Weak<Port>,
     pub(super) shared: Shared,
 }
 
@@ -153,12 +158,13 @@ impl Overlay {
 
     /// As [`Overlay::open_link`], already on the net thread.
     async fn open_link_here(&self, peer: NodeId) -> Result<Box<dyn Link>, CallError> {
-        if let Some(link) = direct_link(&self.port, peer).await? {
+        let port = self.port.upgrade().ok_or(CallError::Stopped)?;
+        if let Some(link) = direct_link(&port, peer).await? {
             return Ok(link);
         }
         let stream = self.open_stream(peer, FRAMES).await?.into_inner();
         let kind = self.path(peer).await.unwrap_or(PathKind::Relayed);
-        StreamLink::new(&self.port, peer, self.me, kind, stream)
+        StreamLink::new(&port, peer, self.me, kind, stream)
             .map(|l| Box::new(l) as Box<dyn Link>)
             .ok_or(CallError::LinkExists(peer))
     }

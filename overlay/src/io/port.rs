@@ -2,6 +2,7 @@
 
 use super::{
     plane::{self, Plane},
+    socket::{endpoint_config, other_endpoint, udp_socket},
     tls::{self, TlsError},
 };
 use crate::{
@@ -9,12 +10,10 @@ use crate::{
     punch::{PunchId, Punches, Verdict},
 };
 use libp2p::{PeerId, identity::Keypair};
-use quinn_proto::{HashedConnectionIdGenerator, crypto::HmacKey};
-use rustix::net as rnet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -39,6 +38,9 @@ pub(super) struct Arrived {
     pub(super) conn: quinn::Connection,
 }
 
+/// Ends a link: the close code and the reason for people.
+pub(super) type EndLink = Box<dyn Fn(u32, &str) + Send>;
+
 type PunchDone = oneshot::Sender<quinn::Connection>;
 
 /// A link under way or up, so that a newer one can end it.
@@ -49,7 +51,7 @@ pub(super) struct LinkSlot {
     /// Whether it runs over a stream and so should be replaced once there is a direct path.
     pub(super) fallback: bool,
     /// Ends it.
-    pub(super) end: Box<dyn Fn(u32, &str) + Send>,
+    pub(super) end: EndLink,
 }
 
 #[derive(Default)]
@@ -184,13 +186,7 @@ impl Port {
     ///
     /// The newest wins. Only if both sides opened one at the same moment, the lower node's stays, so that both sides
     /// keep the same. Strangers have few slots; a member always has one.
-    pub(super) fn claim_link(
-        &self,
-        peer: NodeId,
-        initiator: NodeId,
-        fallback: bool,
-        end: Box<dyn Fn(u32, &str) + Send>,
-    ) -> Option<u64> {
+    pub(super) fn claim_link(&self, peer: NodeId, initiator: NodeId, fallback: bool, end: EndLink) -> Option<u64> {
         let mut s = self.lock();
         if s.blocked.contains(&peer) {
             return None;
@@ -316,6 +312,11 @@ impl Port {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_punching(&self) -> bool {
+        !self.lock().punch_done.is_empty()
+    }
+
     /// IPv4 destinations of a dual-stack socket are written as v4-mapped.
     fn for_socket(&self, addr: SocketAddr) -> SocketAddr {
         match (addr, self.local_addr()) {
@@ -426,78 +427,4 @@ pub enum PortError {
     /// Too many punches.
     #[error("already {} hole punches under way", defaults::MAX_PUNCHES)]
     TooManyPunches,
-}
-
-/// Reset tokens and connection ids are derived from the identity, so that a node that was killed and came back can tell
-/// its old peers at once that their connections are gone.
-fn endpoint_config(key: &NodeKey) -> quinn::EndpointConfig {
-    let secret = key.secret();
-    let mut c = quinn::EndpointConfig::new(Arc::new(ResetKey(blake3::derive_key("lanline quic reset v1", &secret))));
-    let mut cid = [0; 8];
-    cid.copy_from_slice(&blake3::derive_key("lanline quic cid v1", &secret)[..8]);
-    let cid = u64::from_le_bytes(cid);
-    c.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid)));
-    c.supported_versions(vec![1]);
-    c
-}
-
-struct ResetKey([u8; 32]);
-
-impl HmacKey for ResetKey {
-    fn sign(&self, data: &[u8], out: &mut [u8]) {
-        let tag = blake3::keyed_hash(&self.0, data);
-        let n = out.len().min(tag.as_bytes().len());
-        out[..n].copy_from_slice(&tag.as_bytes()[..n]);
-    }
-
-    fn signature_len(&self) -> usize {
-        32
-    }
-
-    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn_proto::crypto::CryptoError> {
-        let given: [u8; 32] = signature.try_into().map_err(|_| quinn_proto::crypto::CryptoError)?;
-        // blake3::Hash compares in constant time.
-        if blake3::keyed_hash(&self.0, data) == blake3::Hash::from(given) {
-            Ok(())
-        } else {
-            Err(quinn_proto::crypto::CryptoError)
-        }
-    }
-}
-
-fn other_endpoint(to: SocketAddr) -> Result<quinn::Endpoint, PortError> {
-    let any: SocketAddr = match to {
-        SocketAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = udp_socket(any)?;
-    Ok(quinn::Endpoint::new(
-        quinn::EndpointConfig::default(),
-        None,
-        socket,
-        Arc::new(quinn::TokioRuntime),
-    )?)
-}
-
-/// A bound UDP socket with large buffers; `[::]` takes IPv4 as well.
-fn udp_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
-    let (family, v6) = match addr {
-        SocketAddr::V4(_) => (rnet::AddressFamily::INET, false),
-        SocketAddr::V6(_) => (rnet::AddressFamily::INET6, true),
-    };
-    let flags = rnet::SocketFlags::CLOEXEC | rnet::SocketFlags::NONBLOCK;
-    let fd = rnet::socket_with(family, rnet::SocketType::DGRAM, flags, Some(rnet::ipproto::UDP))?;
-    if v6 {
-        rnet::sockopt::set_ipv6_v6only(&fd, !addr.ip().is_unspecified())?;
-    }
-    // Root may pass the system's limit; others take what the limit gives.
-    let size = defaults::SOCKET_BUFFER;
-    if rnet::sockopt::set_socket_recv_buffer_size_force(&fd, size).is_err() {
-        rnet::sockopt::set_socket_recv_buffer_size(&fd, size)?;
-    }
-    if rnet::sockopt::set_socket_send_buffer_size_force(&fd, size).is_err() {
-        rnet::sockopt::set_socket_send_buffer_size(&fd, size)?;
-    }
-    rnet::bind(&fd, &addr)?;
-    Ok(fd.into())
 }

@@ -79,7 +79,10 @@ async fn a_link_over_tcp_moves_to_udp_when_it_can() {
     exchange(&mut slow_b, &mut slow).await;
     a.net.dial(b.quic().await).await.unwrap();
     let (mut fast, mut fast_b) = (a.next_link().await, b.next_link().await);
-    assert_eq!((fast.path().kind, fast_b.path().kind), (PathKind::Direct, PathKind::Direct));
+    assert_eq!(
+        (fast.path().kind, fast_b.path().kind),
+        (PathKind::Direct, PathKind::Direct)
+    );
     exchange(&mut fast, &mut fast_b).await;
     assert!(recv(&mut slow).await.is_err());
 }
@@ -107,26 +110,39 @@ async fn frames_travel_over_a_relay() {
     let (mut a, b, relay) = (node(1).await, node(2).await, node(3).await);
     let at = a.quic().await;
     a.net.set_excluded_interfaces(vec!["lo".into()]).await;
-    until("addresses to vanish", || async { a.net.status().await.unwrap().listen.is_empty().then_some(()) }).await;
+    until("addresses to vanish", || async {
+        a.net.status().await.unwrap().listen.is_empty().then_some(())
+    })
+    .await;
     relay.net.connect(a.id(), vec![at]).await.unwrap();
     b.join(&relay).await;
     until("the relay's address to be confirmed", || async {
         (!relay.net.status().await.unwrap().confirmed.is_empty()).then_some(())
     })
     .await;
-    until("a reservation", || async { (a.net.status().await.unwrap().relays == [relay.id()]).then_some(()) }).await;
+    until("a reservation", || async {
+        (a.net.status().await.unwrap().relays == [relay.id()]).then_some(())
+    })
+    .await;
     assert_eq!(a.net.status().await.unwrap().reachability, "relayed");
     b.net.connect(a.id(), vec![]).await.unwrap();
     let seen = b.net.peers().await.into_iter().find(|p| p.id == a.id()).unwrap();
     assert_eq!((seen.path, seen.relay), (PathKind::Relayed, Some(relay.id())));
     let mut ours = b.net.open_link(a.id()).await.unwrap();
     let mut theirs = a.next_link().await;
-    assert_eq!((ours.path().kind, theirs.path().kind), (PathKind::Relayed, PathKind::Relayed));
+    assert_eq!(
+        (ours.path().kind, theirs.path().kind),
+        (PathKind::Relayed, PathKind::Relayed)
+    );
     exchange(&mut ours, &mut theirs).await;
     exchange(&mut theirs, &mut ours).await;
     relay.net.shutdown().await;
     assert!(recv(&mut ours).await.is_err(), "the relay is gone");
-    a.event("the loss of b", |e| matches!(e, OverlayEvent::Disconnected(p) if *p == b.id())).await;
+    a.event(
+        "the loss of b",
+        |e| matches!(e, OverlayEvent::Disconnected(p) if *p == b.id()),
+    )
+    .await;
 }
 
 /// Sends numbered datagrams and expects them; loopback loses none while the buffer has room.

@@ -114,6 +114,8 @@ enum Query {
     Find(PeerId),
 }
 
+type BoxedLink = Box<dyn Link>;
+
 /// What the net thread owns.
 pub(super) struct Net {
     me: NodeId,
@@ -124,7 +126,7 @@ pub(super) struct Net {
     out: Outbox,
     frames: mpsc::Receiver<Arrived>,
     frame_streams: mpsc::Receiver<(NodeId, libp2p::Stream)>,
-    better_links: (mpsc::Sender<Box<dyn Link>>, mpsc::Receiver<Box<dyn Link>>),
+    better_links: (mpsc::Sender<BoxedLink>, mpsc::Receiver<BoxedLink>),
     mdns: Mdns,
 
     peers: BTreeMap<PeerId, Peer>,
@@ -150,8 +152,8 @@ pub(super) struct Net {
 const COMMAND_BURST: u32 = 32;
 
 impl Net {
-    /// Runs until told to stop or until the last handle is dropped.
-    pub(super) async fn run(mut self) {
+    /// Runs until told to stop or until the last handle is dropped; gives back who asked for the end.
+    pub(super) async fn run(mut self) -> Option<oneshot::Sender<()>> {
         let mut burst = 0;
         let stopped = loop {
             let wake = self.drive(Instant::now());
@@ -177,9 +179,7 @@ impl Net {
             burst = 0;
         };
         self.stop().await;
-        if let Some(reply) = stopped {
-            let _ = reply.send(());
-        }
+        stopped
     }
 
     /// Does what is due and says when to come back.

@@ -8,14 +8,14 @@ use crate::{
         behaviour,
         book::Book,
         overlay::{FRAMES, Overlay},
-        port::Port,
+        port::{Port, PortError},
         streams::Shared,
     },
     path::{self, Prefixes},
     redial::{Redial, Want},
 };
 use futures::StreamExt;
-use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol, swarm::SwarmEvent};
+use libp2p::{Multiaddr, Swarm, identity::Keypair, multiaddr::Protocol, swarm::SwarmEvent};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -39,18 +39,23 @@ impl Net {
                 return;
             }
         };
-        runtime.block_on(async {
+        let stopped = runtime.block_on(async {
             match Self::new(config).await {
-                Ok((net, overlay, events)) => {
-                    if started.send(Ok((overlay, events))).is_ok() {
-                        net.run().await;
-                    }
+                Ok((net, overlay, events)) => match started.send(Ok((overlay, events))) {
+                    Ok(()) => net.run().await,
+                    Err(_) => None,
+                },
+                Err(e) => {
+                    drop(started.send(Err(e)));
+                    None
                 }
-                Err(e) => drop(started.send(Err(e))),
             }
         });
-        // Tasks that are left hold sockets and files only, which closing the process or this drop releases.
-        runtime.shutdown_timeout(Duration::from_millis(100));
+        // Ends the tasks that are left, and with them the sockets: who waits for the end may then use the port again.
+        runtime.shutdown_timeout(Duration::from_millis(500));
+        if let Some(reply) = stopped {
+            let _ = reply.send(());
+        }
     }
 
     async fn new(config: OverlayConfig) -> Result<(Self, Overlay, mpsc::Receiver<OverlayEvent>), StartError> {
@@ -100,32 +105,14 @@ impl Net {
         if let behaviour::Mdns::Failed(e) = &mdns {
             tracing::warn!(error = %e, "mDNS could not start: nodes on the local network will not be found by themselves");
         }
-        let number = port.local_addr().map_err(crate::io::PortError::Socket)?.port();
-        for addr in listen_addrs(config.listen, number) {
-            let udp = addr.iter().any(|p| matches!(p, Protocol::Udp(_)));
-            if let Err(e) = swarm.listen_on(addr.clone()) {
-                // An address family that the machine lacks is no error as long as the other works.
-                if config.listen.ip().is_unspecified()
-                    && config.listen.is_ipv6()
-                    && addr.iter().any(|p| matches!(p, Protocol::Ip6(_)))
-                {
-                    tracing::debug!(%addr, error = %e, "not listening");
-                } else if udp {
-                    return Err(crate::io::PortError::Socket(std::io::Error::other(e.to_string())).into());
-                } else {
-                    return Err(StartError::Tcp {
-                        port: number,
-                        why: e.to_string(),
-                    });
-                }
-            }
-        }
+        let number = port.local_addr().map_err(PortError::Socket)?.port();
+        listen(&mut swarm, config.listen, number)?;
         tokio::spawn(port.clone().accept(control_tx, frames_tx));
         let overlay = Overlay {
             me: port.me,
             handle: tokio::runtime::Handle::current(),
             commands: commands_tx,
-            port: port.clone(),
+            port: Arc::downgrade(&port),
             shared: shared.clone(),
         };
         let net = Self {
@@ -181,6 +168,27 @@ impl Net {
         }
         self.update_keep();
     }
+}
+
+/// Listens with QUIC and TCP. A family that the machine lacks is no error where both were asked for.
+fn listen(swarm: &mut Swarm<behaviour::Behaviour>, on: SocketAddr, port: u16) -> Result<(), StartError> {
+    let both = on.is_ipv6() && on.ip().is_unspecified();
+    for addr in listen_addrs(on, port) {
+        let Err(e) = swarm.listen_on(addr.clone()) else {
+            continue;
+        };
+        if both && path::ip_of(&addr).is_some_and(|ip| ip.is_ipv6()) {
+            tracing::debug!(%addr, error = %e, "not listening");
+        } else if addr.iter().any(|p| matches!(p, Protocol::Udp(_))) {
+            return Err(PortError::Socket(std::io::Error::other(e.to_string())).into());
+        } else {
+            return Err(StartError::Tcp {
+                port,
+                why: e.to_string(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// QUIC and TCP on one number; `[::]` means both families.

@@ -84,6 +84,7 @@ impl Net {
             let ip = path::ip_of(a);
             let rank = match route.kind {
                 _ if ip.is_some_and(|ip| ip.is_unspecified()) => continue,
+                PathKind::Direct if ip.is_some_and(|ip| ip.is_loopback()) => 8,
                 _ if ip.is_some_and(|ip| ip.is_loopback()) => 9,
                 PathKind::Relayed => 4,
                 PathKind::Direct if confirmed => 0,
@@ -100,8 +101,8 @@ impl Net {
             }
         }
         all.sort_by_key(|(rank, _)| *rank);
-        let only_loopback = all.iter().all(|(rank, _)| *rank == 9);
-        all.retain(|(rank, _)| only_loopback || *rank != 9);
+        let only_loopback = all.iter().all(|(rank, _)| *rank >= 8);
+        all.retain(|(rank, _)| only_loopback || *rank < 8);
         all.into_iter().map(|(_, a)| a).collect()
     }
 }
