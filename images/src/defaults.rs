@@ -7,8 +7,9 @@ pub const PACK_BYTES: u64 = 256 << 20;
 /// Stored bytes that are made durable together: one `fdatasync` and one index commit per 8 MiB cost under 1 % at 1 Gb/s
 /// (a sync per 16 KiB piece was measured at 3.2 MB/s by iroh).
 pub const BATCH_BYTES: usize = 8 << 20;
-/// Longest that a verified piece waits to be made durable; what a crash can make us fetch again.
-pub const BATCH_AGE: Duration = Duration::from_millis(500);
+/// Longest that a verified piece waits to be made durable; what a crash can make us fetch again. Only durable pieces are
+/// announced, so this is also how long neighbours wait before they can swap.
+pub const BATCH_AGE: Duration = Duration::from_millis(200);
 /// A frame is stored compressed only if that saves at least one part in this many (10 %): below, decoding costs more
 /// than the bytes.
 pub const MIN_GAIN: usize = 10;
@@ -37,8 +38,8 @@ pub const MAX_SESSIONS: usize = 256;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer that the peer does not take within this ends the session: 64 KiB in 60 s is 1 KB/s.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(60);
-/// New pieces are announced together, at most this often: 10 messages a second and peer.
-pub const HAVE_INTERVAL: Duration = Duration::from_millis(100);
+/// New pieces are announced together, at most this often: 20 small messages a second and peer.
+pub const HAVE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Peers of one pull.
 pub const MAX_PULL_PEERS: usize = 64;

@@ -1,4 +1,8 @@
-//! What one session is owed: wants, answered by lane and then in the order they came.
+//! What one session is owed: wants, answered by lane; within a lane what this node has sent least often goes first.
+//!
+//! Many peers that begin together ask one seed for much the same pieces before they hear of each other. A seed that
+//! sends first what it never sent makes them able to swap at once: in the simulation of `picker`, 16 leechers then
+//! need 1.19 times the lower bound instead of 1.34, and the seed sends as many copies less.
 //!
 //! Invariant: each piece is wanted at most once; at most [`MAX_WANTS`] wants are open.
 
@@ -54,11 +58,15 @@ impl Upload {
         self.queue.remove(&key).is_some()
     }
 
-    /// The want to answer next.
-    pub fn poll_transmit(&mut self) -> Option<Want> {
-        let (_, want) = self.queue.pop_first()?;
-        self.at.remove(&want.index);
-        Some(want)
+    /// The want to answer next. `sent`: how often a piece was sent by this node, to anybody. What a guest waits for is
+    /// answered in the order it was asked.
+    pub fn poll_transmit(&mut self, sent: impl Fn(PieceIndex) -> u32) -> Option<Want> {
+        let lane = self.queue.first_key_value()?.0.0;
+        let rank = |w: &Want| if lane == Lane::Demand { 0 } else { sent(w.index) };
+        let of_lane = self.queue.iter().take_while(|((l, _), _)| *l == lane);
+        let (key, index) = of_lane.min_by_key(|(_, w)| rank(w)).map(|(k, w)| (*k, w.index))?;
+        self.at.remove(&index);
+        self.queue.remove(&key)
     }
 
     /// Open wants.
@@ -105,11 +113,29 @@ mod tests {
         u.handle_want(want(3, Lane::Demand)).unwrap();
         assert!(u.handle_cancel(want(2, Lane::Profile).index));
         assert!(!u.handle_cancel(want(2, Lane::Profile).index));
-        let order: Vec<u32> = std::iter::from_fn(|| u.poll_transmit())
+        let order: Vec<u32> = std::iter::from_fn(|| u.poll_transmit(|_| 0))
             .map(|w| w.index.get())
             .collect();
         assert_eq!(order, [4, 3, 1]);
         assert!(u.is_empty() && u.at.is_empty());
+    }
+
+    #[test]
+    fn what_was_sent_least_goes_first_within_a_lane() {
+        let mut u = Upload::default();
+        for w in [
+            want(1, Lane::Background),
+            want(2, Lane::Background),
+            want(3, Lane::Background),
+            want(9, Lane::Profile),
+        ] {
+            u.handle_want(w).unwrap();
+        }
+        let sent = |i: PieceIndex| [0, 2, 1, 2, 0, 0, 0, 0, 0, 7][i.get() as usize];
+        let order: Vec<u32> = std::iter::from_fn(|| u.poll_transmit(sent))
+            .map(|w| w.index.get())
+            .collect();
+        assert_eq!(order, [9, 2, 1, 3]);
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl<W: AsyncWrite + Unpin + Send> Session<'_, W> {
                 let n = if question.is_some() { 0 } else { READ_AHEAD };
                 (
                     question,
-                    (0..n).map_while(|_| q.upload.poll_transmit()).collect::<Vec<_>>(),
+                    (0..n).map_while(|_| self.next_want(&mut q)).collect::<Vec<_>>(),
                 )
             };
             if let Some(question) = question {
@@ -222,6 +222,12 @@ impl<W: AsyncWrite + Unpin + Send> Session<'_, W> {
                 }
             }
         }
+    }
+
+    fn next_want(&self, q: &mut Queue) -> Option<Want> {
+        let want = q.upload.poll_transmit(|i| self.state.times_sent(i))?;
+        self.state.note_sent(want.index);
+        Some(want)
     }
 
     async fn send(&mut self, m: &Message) -> Result<(), SessionError> {

@@ -4,8 +4,8 @@ use crate::bits::Bits;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ pub(crate) struct ImageState {
     /// Goes up whenever `have` or the known segments change.
     version: watch::Sender<u64>,
     users: AtomicUsize,
+    /// How often each piece was sent to peers since the start; made when the first one is.
+    sent: OnceLock<Vec<AtomicU32>>,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,7 @@ impl ImageState {
             known: RwLock::new(known),
             version: watch::Sender::new(0),
             users: AtomicUsize::new(0),
+            sent: OnceLock::new(),
         }
     }
 
@@ -198,6 +201,22 @@ impl ImageState {
             stored: k.stored,
             complete: k.have.is_full(),
         })
+    }
+
+    /// How often a piece was sent.
+    pub(crate) fn times_sent(&self, i: PieceIndex) -> u32 {
+        let count = self.sent.get().and_then(|s| s.get(i.get() as usize));
+        count.map_or(0, |c| c.load(Ordering::Relaxed))
+    }
+
+    /// A piece is on its way to a peer.
+    pub(crate) fn note_sent(&self, i: PieceIndex) {
+        let counts = self
+            .sent
+            .get_or_init(|| self.layout.all_pieces().map(|_| AtomicU32::new(0)).collect());
+        if let Some(c) = counts.get(i.get() as usize) {
+            c.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Marks the image as in use until the lease is dropped: it is not removed meanwhile.

@@ -369,7 +369,7 @@ impl Picker {
         let Some(p) = self.peers.get_mut(&key) else {
             return Verdict::Unasked;
         };
-        let asked = p.asked.remove(&i);
+        let asked = p.take_asked(i);
         match asked {
             Some(asked) => p.delivered(now, asked, bytes),
             None => {
@@ -471,7 +471,8 @@ impl Picker {
                 };
                 let askers = self.askers.get(&i)?;
                 let hedge = || {
-                    let late = askers.len() < MAX_ASKERS && self.duplicate_at(i, askers).is_some_and(|t| t <= now);
+                    let at = self.duplicate_at(i, askers, self.idle());
+                    let late = askers.len() < MAX_ASKERS && at.is_some_and(|t| t <= now);
                     late.then(|| self.quickest(i, askers)).flatten()
                 };
                 askers.iter().find(raise).copied().or_else(hedge).map(|k| (k, i))
@@ -523,33 +524,48 @@ impl Picker {
 
     /// Endgame: a piece that others are late with.
     fn late_piece(&self, now: Instant, key: PeerKey, p: &Peer) -> Option<u32> {
+        let idle = self.idle();
         let late = self.askers.iter().filter(|(i, askers)| {
             p.has(**i)
                 && askers.len() < MAX_ASKERS
                 && !askers.contains(&key)
-                && self.duplicate_at(**i, askers).is_some_and(|t| t <= now)
+                && self.duplicate_at(**i, askers, idle).is_some_and(|t| t <= now)
         });
         late.map(|(i, _)| *i).next()
     }
 
-    /// When a piece is late enough to be asked once more: all its askers took twice what was expected of them.
-    fn duplicate_at(&self, i: u32, askers: &[PeerKey]) -> Option<Instant> {
+    /// What the quickest peer with room would take for a piece.
+    fn idle(&self) -> Duration {
+        let able = |p: &&Peer| !p.slow && p.asked.len() < p.window(self.piece_bytes);
+        let takes = self.peers.values().filter(able).map(|p| p.expected(self.piece_bytes));
+        takes.min().unwrap_or(Duration::MAX)
+    }
+
+    /// When a piece is late enough to be asked once more: all its askers took twice what was expected of them, or four
+    /// times what a peer with room (`idle`) would take. The second is for a last piece that a slow peer holds.
+    fn duplicate_at(&self, i: u32, askers: &[PeerKey], idle: Duration) -> Option<Instant> {
         let asked = askers.iter().filter_map(|k| self.peers.get(k)?.asked.get(&i));
-        asked
-            .map(|a| a.since + a.expected * 2 + Duration::from_millis(20))
-            .max()
+        let wait = |a: &peer::Asked| (a.expected * 2).min(idle.saturating_mul(4)) + Duration::from_millis(20);
+        asked.map(|a| a.since + wait(a)).max()
     }
 
     /// Takes late pieces away, and gives up on peers that deliver nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut stolen = Vec::new();
-        for (key, p) in &mut self.peers {
+        for (key, p) in &self.peers {
             let late = p.asked.iter().filter(|(_, a)| now >= a.since + steal_after(a.expected));
-            let late: Vec<u32> = late.map(|(i, _)| *i).collect();
-            for i in late {
-                p.asked.remove(&i);
+            // From the only one that has a piece it is not taken: late is better than never.
+            let other = |i: u32| {
+                self.peers
+                    .iter()
+                    .any(|(k, o)| k != key && !o.choked && !o.slow && o.has(i))
+            };
+            stolen.extend(late.filter(|(i, _)| other(**i)).map(|(i, _)| (*key, *i)));
+        }
+        for (key, p) in &mut self.peers {
+            for (_, i) in stolen.iter().filter(|(k, _)| k == key) {
+                p.take_back(*i);
                 p.slow = true;
-                stolen.push((*key, i));
             }
             if p.waiting_since.is_some_and(|t| now >= t + STALL_AFTER) {
                 p.waiting_since = None;
@@ -569,6 +585,15 @@ impl Picker {
             .values()
             .flat_map(|p| p.asked.values().map(|a| a.since + steal_after(a.expected)))
             .min();
+        // What was late at the last look and stayed where it is, is looked at again now and then.
+        let again = self.polled.map(|t| t + LOOK_AGAIN);
+        let steal = steal.map(|t| {
+            if self.polled.is_some_and(|p| t <= p) {
+                again.unwrap_or(t)
+            } else {
+                t
+            }
+        });
         let stall = self
             .peers
             .values()
@@ -580,7 +605,8 @@ impl Picker {
             .askers
             .iter()
             .filter(|(i, a)| a.len() < MAX_ASKERS.min(self.peers.len()) && (end || self.demanded.contains(i)));
-        let late = open.filter_map(|(i, a)| self.duplicate_at(*i, a));
+        let idle = self.idle();
+        let late = open.filter_map(|(i, a)| self.duplicate_at(*i, a, idle));
         let endgame = late.filter(|t| self.polled.is_none_or(|p| *t > p)).min();
         let all = [
             (steal, Reason::Steal),
@@ -592,6 +618,9 @@ impl Picker {
             .min_by_key(|(t, _)| *t)
     }
 }
+
+/// How often a late piece that only one peer has is looked at again, should another peer have come to have it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 fn steal_after(expected: Duration) -> Duration {
     (expected * 4).max(STEAL_AFTER)

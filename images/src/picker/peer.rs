@@ -1,7 +1,7 @@
 //! What the picker knows of one peer.
 
 use crate::bits::Bits;
-use crate::defaults::{RTT_UNKNOWN, WINDOW_MAX, WINDOW_MIN_PIECES, WINDOW_SLACK};
+use crate::defaults::{MAX_WANTS, RTT_UNKNOWN, WINDOW_MAX, WINDOW_MIN_PIECES, WINDOW_SLACK};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -27,6 +27,8 @@ pub(super) struct Peer {
     /// Bytes a second, smoothed; `None` before the first measurement.
     pub(super) rate: Option<f64>,
     pub(super) asked: BTreeMap<u32, Asked>,
+    /// Pieces taken back from it; it may deliver them all the same, late, and that is no fault.
+    pub(super) late: BTreeMap<u32, Asked>,
     pub(super) choked: bool,
     /// It let a piece time out; one piece at a time until it delivers again.
     pub(super) slow: bool,
@@ -54,6 +56,7 @@ impl Peer {
             rtt_known: rtt.is_some(),
             rate: None,
             asked: BTreeMap::new(),
+            late: BTreeMap::new(),
             choked: false,
             slow: false,
             bad: 0,
@@ -108,12 +111,29 @@ impl Peer {
 
     /// A piece is no longer asked from it, for no fault of its own; whether it was.
     pub(super) fn forget(&mut self, i: u32) -> bool {
-        let was = self.asked.remove(&i).is_some();
+        let was = self.take_back(i);
         if self.asked.is_empty() {
             self.waiting_since = None;
             self.interval = None;
         }
         was
+    }
+
+    /// A piece is asked elsewhere because it is late; whether it was asked here.
+    pub(super) fn take_back(&mut self, i: u32) -> bool {
+        let Some(asked) = self.asked.remove(&i) else {
+            return false;
+        };
+        self.late.insert(i, asked);
+        while self.late.len() > MAX_WANTS {
+            self.late.pop_first();
+        }
+        true
+    }
+
+    /// What it delivers now, if it was ever asked.
+    pub(super) fn take_asked(&mut self, i: u32) -> Option<Asked> {
+        self.asked.remove(&i).or_else(|| self.late.remove(&i))
     }
 
     /// It delivered an asked piece of `bytes`.

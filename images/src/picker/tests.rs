@@ -85,29 +85,41 @@ fn the_window_follows_the_rate() {
 }
 
 #[test]
-fn a_piece_that_times_out_is_taken_away_and_the_peer_left_when_it_stays_silent() {
+fn a_piece_that_times_out_is_taken_away_and_still_good_when_it_comes_late() {
     let (mut p, now) = ready(2);
     p.handle_joined(PeerKey(1), Some(Duration::from_millis(1)));
     p.handle_have_all(PeerKey(1));
     assert_eq!(asks(&mut p, now).len(), 2);
-    let (t, why) = p.poll_timeout().unwrap();
-    assert_eq!((t, why), (now + STEAL_AFTER, Reason::Steal));
-    p.handle_timeout(t);
     p.handle_joined(PeerKey(2), Some(Duration::from_millis(90)));
     p.handle_have_all(PeerKey(2));
+    let t = now + STEAL_AFTER;
+    p.handle_timeout(t);
     let sent: Vec<_> = std::iter::from_fn(|| p.poll_transmit(t)).collect();
-    assert_eq!(
+    let count = |peer, want| {
         sent.iter()
-            .filter(|(k, a)| *k == PeerKey(1) && matches!(a, Ask::Cancel { .. }))
-            .count(),
-        2
-    );
+            .filter(|(k, a)| k.0 == peer && matches!(a, Ask::Want { .. }) == want)
+            .count()
+    };
     assert_eq!(
-        sent.iter()
-            .filter(|(k, a)| *k == PeerKey(1) && matches!(a, Ask::Want { .. }))
-            .count(),
-        0
+        (count(1, false), count(1, true), count(2, true)),
+        (2, 0, 2),
+        "cancelled there, asked here"
     );
+    assert_eq!(p.handle_piece(t, PeerKey(1), 0, 9), Verdict::New);
+    assert_eq!(p.handle_piece(t, PeerKey(2), 0, 9), Verdict::Duplicate);
+    assert!(p.peers.values().all(|p| p.unasked == 0));
+    p.check();
+}
+
+#[test]
+fn the_only_peer_keeps_its_late_pieces_until_it_is_left() {
+    let (mut p, now) = ready(2);
+    p.handle_joined(PeerKey(1), None);
+    p.handle_have_all(PeerKey(1));
+    asks(&mut p, now);
+    p.handle_timeout(now + STEAL_AFTER);
+    assert!(asks(&mut p, now + STEAL_AFTER).is_empty());
+    assert!(p.poll_timeout().is_some_and(|(t, _)| t > now + STEAL_AFTER));
     p.handle_timeout(now + STALL_AFTER);
     assert!(std::iter::from_fn(|| p.poll_event()).any(|e| e == (PeerKey(1), Leave::Stalled)));
     p.check();
@@ -213,7 +225,7 @@ proptest! {
             let sent = std::iter::from_fn(|| p.poll_transmit(now)).take(1_000).count();
             prop_assert!(sent < 1_000, "polling ends");
             p.check();
-            if let Some((t, Reason::Endgame)) = p.poll_timeout() {
+            if let Some((t, Reason::Endgame | Reason::Steal)) = p.poll_timeout() {
                 prop_assert!(t > now, "no timer in the past keeps the driver awake");
             }
         }
