@@ -22,6 +22,9 @@ pub const MDNS: bool = true;
 pub const STORE_QUOTA: wire::ByteSize = wire::ByteSize(64 << 30);
 /// What a person would want to know and no more; no addresses (they begin at `debug`).
 pub const LOG_LEVEL: &str = "info";
+/// What goes before every log filter: the network library says addresses at `info` and `warn`. `libp2p=info` in the
+/// filter itself wins over it.
+pub const LOG_QUIET: &str = "libp2p=error";
 /// Bootstrap addresses that are taken; a mesh needs one that answers.
 pub const MAX_BOOTSTRAP: usize = 64;
 /// Largest settings file, bytes; all settings with comments take a tenth of it.

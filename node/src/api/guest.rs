@@ -82,7 +82,7 @@ pub struct RunResult {
     pub state: String,
     /// Bytes of the image that the host had to fetch.
     pub image_bytes: u64,
-    /// The same by node id.
+    /// The same by peer: its name, or its node id if it has none.
     pub bytes_from: BTreeMap<String, u64>,
     /// The steps, in order.
     pub steps: Vec<StepLine>,

@@ -87,7 +87,7 @@ pub struct PullResult {
     pub names: Vec<String>,
     /// Bytes fetched now, as they travelled.
     pub bytes: u64,
-    /// The same by node id.
+    /// The same by peer: its name, or its node id if it has none.
     pub bytes_from: BTreeMap<String, u64>,
     /// Bytes that came twice.
     pub duplicate_bytes: u64,

@@ -2,6 +2,7 @@
 
 use super::{View, span};
 use crate::api::{ProgressLine, Unit};
+use std::collections::VecDeque;
 use wire::{ByteSize, fault::plain};
 
 /// Narrowest bar that is drawn, columns; below it the figures stand alone.
@@ -70,22 +71,28 @@ fn bar(fraction: f64, width: usize, unicode: bool) -> String {
     (0..width).map(|i| if i < n { full } else { empty }).collect()
 }
 
+/// Works whose lines [`Sparse`] remembers: more do not take turns in one verb.
+const REMEMBERED: usize = 8;
+
 /// Chooses the lines that are worth keeping where nothing can be redrawn: the first of each work, then each quarter.
+/// Works may take turns; none is told again for that.
 #[derive(Clone, Debug, Default)]
 pub struct Sparse {
-    what: String,
-    quarter: u32,
+    told: VecDeque<(String, u32)>,
 }
 
 impl Sparse {
     /// The line to print, if this one says something new.
     pub fn line(&mut self, p: &ProgressLine) -> Option<String> {
         let quarter = fraction(p).map_or(0, |f| (f * 4.0) as u32);
-        if self.what == p.what && quarter <= self.quarter {
-            return None;
+        match self.told.iter_mut().find(|(what, _)| *what == p.what) {
+            Some((_, told)) if quarter <= *told => return None,
+            Some((_, told)) => *told = quarter,
+            None => {
+                self.told.truncate(REMEMBERED - 1);
+                self.told.push_front((p.what.clone(), quarter));
+            }
         }
-        self.what.clone_from(&p.what);
-        self.quarter = quarter;
         let figures = figures(p);
         let gap = if figures.is_empty() { "" } else { ": " };
         Some(format!("{}{gap}{figures}", plain(&p.what)))

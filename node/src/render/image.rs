@@ -1,6 +1,6 @@
 //! Images.
 
-use super::{Human, Table, Tone, View, facts, short, span};
+use super::{Human, Table, Tone, View, facts, peer, short, span};
 use crate::api::{ImageRemoved, ImageRow, ImageView, PullResult, VerifyResult};
 use std::collections::BTreeMap;
 use wire::{ByteSize, fault::plain};
@@ -95,7 +95,7 @@ impl Human for ImageView {
 pub(super) fn sources(bytes_from: &BTreeMap<String, u64>) -> String {
     let all: Vec<String> = bytes_from
         .iter()
-        .map(|(p, n)| format!("{} from {}", ByteSize(*n), short(p)))
+        .map(|(p, n)| format!("{} from {}", ByteSize(*n), peer(p)))
         .collect();
     all.join(", ")
 }

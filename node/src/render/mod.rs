@@ -155,6 +155,11 @@ pub(crate) fn or_dash(v: Option<&str>) -> String {
     v.map_or_else(|| "-".to_owned(), plain)
 }
 
+/// A peer that is told by its name where it has one: the name, or the end of its id.
+pub(crate) fn peer(p: &str) -> String {
+    if p.starts_with("12D3KooW") { short(p) } else { plain(p) }
+}
+
 /// The last eight letters of an id, as [`wire::NodeId::short`].
 pub(crate) fn short(id: &str) -> String {
     let id = plain(id);

@@ -193,6 +193,17 @@ fn a_file_gets_few_lines() {
     };
     assert_eq!(sparse.line(&next).as_deref(), Some("waiting for an address"));
     assert_eq!(sparse.line(&next), None);
+    assert_eq!(
+        sparse.line(&fetching(200)),
+        None,
+        "works that take turns are told once each"
+    );
+    assert_eq!(sparse.line(&next), None);
+    let many = (0..1_000).map(|n| ProgressLine {
+        what: format!("work {n}"),
+        ..ProgressLine::default()
+    });
+    assert_eq!(many.filter_map(|p| sparse.line(&p)).count(), 1_000);
 }
 
 #[test]
@@ -209,6 +220,10 @@ fn ends_and_ages() {
     assert_eq!(accel("tcg", Some("TCG: no vmx")), "TCG: no vmx");
     assert_eq!(accel("kvm", Some("it is faster")), "kvm: it is faster");
     assert_eq!((rtt(0.42), rtt(12.4)), ("0.4 ms".into(), "12 ms".into()));
+    assert_eq!(
+        (peer(ATTIC), peer("attic-nuc-of-anna")),
+        ("Lr2NASuq".into(), "attic-nuc-of-anna".into())
+    );
     assert_eq!((short(ATTIC), short("é")), ("9Lr2NASuq"[1..].into(), "é".into()));
 }
 

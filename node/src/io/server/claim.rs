@@ -26,7 +26,7 @@ pub struct Claim {
 
 /// Makes the state folder (0700) if there is none, and takes its lock.
 ///
-/// Errors: `Refused` if a node has it, with its process id; `Failed` or `Missing` if the folder cannot be used.
+/// Errors: `Failed` if a node has it, with its process id; `Failed` or `Missing` if the folder cannot be used.
 pub fn claim(state: &Path) -> Result<Claim, Fault> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state);
     made.map_err(|e| folder_fault(state, &e))?;
@@ -181,7 +181,7 @@ mod tests {
         assert!(!is_free(&state));
         assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
         let f = claim(&state).unwrap_err();
-        assert_eq!(f.kind, FaultKind::Refused);
+        assert_eq!(f.kind, FaultKind::Failed);
         assert!(f.what.contains(&format!("(pid {})", std::process::id())), "{}", f.what);
         drop(first);
         claim(&state).unwrap();
