@@ -63,7 +63,10 @@ fn a_corrupt_piece_is_never_kept_and_comes_from_another_seeder() -> Result<()> {
         ensure!(number(&checked, "bad")? == 0, "{checked}");
 
         let found = bad.json(&["image", "verify", &image])?;
-        ensure!(number(&found, "bad")? > 0, "verify of a corrupt store finds nothing: {found}");
+        ensure!(
+            number(&found, "bad")? > 0,
+            "verify of a corrupt store finds nothing: {found}"
+        );
         Ok(())
     })
 }
