@@ -16,8 +16,8 @@ use std::fmt;
 pub const INDEX_PROTOCOL: &str = "/lanline/index/1";
 /// Most addresses in one advert.
 pub const MAX_ADDRS: usize = 4;
-/// Longest address, bytes: a relayed multiaddr with two peer ids has about 160.
-pub const MAX_ADDR_BYTES: usize = 192;
+/// Longest address, bytes: a relayed multiaddr over IPv6 with its two peer ids, as memberships carry it.
+pub const MAX_ADDR_BYTES: usize = crate::membership::MAX_ADDR_TEXT;
 /// Longest free text (why an accelerator, which QEMU), bytes.
 pub const MAX_TEXT: usize = 80;
 /// Most LANs that one host names.

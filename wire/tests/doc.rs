@@ -251,3 +251,38 @@ fn every_word_of_a_counter_is_in_the_glossary() {
         .collect();
     assert!(missing.is_empty(), "docs/glossary.md lacks {missing:?}");
 }
+
+fn rust_files(dir: &Path, out: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_protocol_of_every_crate_is_in_the_document() {
+    let (doc, root) = (document(), Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    let mut texts = Vec::new();
+    for name in ["wire", "overlay", "discovery", "tunnel", "images", "vm", "node"] {
+        rust_files(&root.join(name).join("src"), &mut texts);
+    }
+    let mut found = 0;
+    for text in texts {
+        for start in ["\"/lanline/", "\"lanline/"] {
+            for (at, _) in text.match_indices(start) {
+                let id = text[at + 1..].split('"').next().unwrap_or_default();
+                let versioned = id.rsplit('/').next().is_some_and(|v| v.parse::<u16>().is_ok());
+                found += usize::from(versioned);
+                assert!(
+                    !versioned || doc.contains(&format!("`{id}`")),
+                    "docs/wire.md lacks {id}"
+                );
+            }
+        }
+    }
+    assert!(found > 8, "the ids are still found");
+}
