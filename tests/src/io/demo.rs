@@ -74,8 +74,8 @@ impl Stage {
             s.start()?;
             s.ok(&["join", &members])?;
             match seeds {
-                Seeds::Halves => s.ok(&["image", "pull", &image, "--part", part])?,
-                Seeds::Whole => s.ok(&["image", "pull", &image])?,
+                Seeds::Halves => s.ok(&["image", "pull", "demo", "--part", part])?,
+                Seeds::Whole => s.ok(&["image", "pull", "demo"])?,
             };
             seeders.push(s);
         }
@@ -122,7 +122,7 @@ impl Stage {
     pub fn spawn_run(&self, guest: &str) -> Result<Running> {
         let args = [
             "run",
-            &self.image,
+            "demo",
             "--lan",
             "home",
             "--name",

@@ -57,8 +57,7 @@ pub(super) fn import(e: ::images::io::ImportError) -> Fault {
         E::NoConverter => Fault::new(FaultKind::Missing, e.to_string()).next("apt-get install qemu-utils"),
         E::Source { .. } => Fault::new(FaultKind::Failed, e.to_string())
             .next("the node reads the file with its own rights: make it readable for the user that runs the node"),
-        E::Unfit { .. } | E::Qcow2(_) | E::Manifest(_) => Fault::new(FaultKind::Refused, e.to_string()),
-        E::Convert(_) | E::Converter(_) => failed(&e),
+        E::Unfit { .. } | E::Qcow2(_) | E::Manifest(_) | E::Convert(_) | E::Converter(_) => failed(&e),
     }
 }
 

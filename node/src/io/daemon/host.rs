@@ -19,6 +19,8 @@ use wire::{
 pub(super) const UPDATE_QUEUE: usize = 64;
 /// While it works, a host says something at least this often.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// What it says then: of no interest to a person.
+pub(super) const STILL_WORKING: &str = "still working";
 /// Longest that a host reports on one start: after that the guest is looked at with `info`.
 const FOLLOW: Duration = Duration::from_secs(900);
 /// Calls about guests that are worked on at a time; each holds a stream and a task.
@@ -97,7 +99,7 @@ impl Daemon {
         loop {
             let update = tokio::select! {
                 u = rx.recv() => match u { Some(u) => u, None => break },
-                _ = beat.tick() => GuestUpdate::Waiting { what: "still working".into() },
+                _ = beat.tick() => GuestUpdate::Waiting { what: STILL_WORKING.into() },
             };
             let last = matches!(update, GuestUpdate::Done(_) | GuestUpdate::Fault(_));
             framed::write(&mut write, &update).await?;

@@ -152,7 +152,7 @@ impl Daemon {
                     }
                 }
                 _ = tick.tick() => {
-                    let p = job.progress.borrow().clone();
+                    let p = *job.progress.borrow();
                     on(super::convert::pull_progress(&p));
                 }
             }
@@ -283,7 +283,11 @@ impl Daemon {
         .map_err(|e| Fault::new(FaultKind::Failed, format!("writing the kernel was cut off: {e}")))??;
         let disk = boot.image_size.is_some();
         self.guests.prepare(guest, boot).await.map_err(|e| Fault::from(&e))?;
-        if disk { self.serve_disk(guest, image).await } else { Ok(()) }
+        if disk {
+            self.serve_disk(guest, image).await
+        } else {
+            Ok(())
+        }
     }
 
     fn endpoints(&self, guest: GuestId) -> Result<vm::io::Endpoints, Fault> {
@@ -296,7 +300,9 @@ impl Daemon {
     pub(super) async fn serve_disk(&self, guest: GuestId, image: ImageId) -> Result<(), Fault> {
         self.close_disk(guest);
         let socket = self.endpoints(guest)?.disk;
-        let export = ::images::io::nbd::serve(self.store.clone(), image, &socket).await.map_err(|e| faults::failed(&e))?;
+        let export = ::images::io::nbd::serve(self.store.clone(), image, &socket)
+            .await
+            .map_err(|e| faults::failed(&e))?;
         self.guests.hand_over_disk(guest).map_err(|e| Fault::from(&e))?;
         super::lock(&self.exports).insert(guest, (image, export));
         Ok(())

@@ -28,6 +28,8 @@ const JOIN_WAIT: Duration = Duration::from_secs(30);
 const TICKET_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// Addresses in a ticket: each adds about 13 letters, a relayed one 250.
 const TICKET_ADDRS: usize = 4;
+/// Time for a node that was put out to be told so.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// The membership machine is driven at least this often, so that expiry and eviction act within a minute even if the
 /// machine slept: timers of the operating system stop in suspend.
 const DRIVE_EVERY: Duration = Duration::from_secs(5);
@@ -146,20 +148,29 @@ impl Daemon {
                 tracing::info!(lan = %lan, added = added.len(), removed = removed.len(), "members changed");
                 let members = lock(&self.lans).peers(super::now(), &lan);
                 self.tunnel.set_members(&lan, members).await;
+                if !removed.is_empty() {
+                    tokio::spawn(self.clone().part_from(removed));
+                }
             }
             LanEvent::Addresses { node, addrs } => {
                 let addrs = addrs.iter().filter_map(|a| a.parse().ok()).collect();
                 self.overlay.add_known(node, addrs).await;
             }
         }
-        let (members, blocked) = {
-            let state = lock(&self.lans);
-            (state.all_peers(super::now()), state.blocked(super::now()))
-        };
+        let members = lock(&self.lans).all_peers(super::now());
         self.overlay.set_members(members).await;
-        self.overlay.block(blocked).await;
         self.link_soon();
         self.publish_soon();
+    }
+
+    /// Ends the connections to nodes that were put out, after they had the time to be told. Their frames are dropped
+    /// and their link is gone at once; a stranger's connection is all that stays, under a stranger's limits.
+    async fn part_from(self: Arc<Self>, removed: BTreeSet<NodeId>) {
+        tokio::time::sleep(FAREWELL).await;
+        let members = self.member_ids();
+        for peer in removed.difference(&members) {
+            self.overlay.close(*peer).await;
+        }
     }
 
     /// Writes the membership machine down if it changed since it was last written.
@@ -252,7 +263,13 @@ impl Daemon {
 
     /// Where this node can be dialled, at most `most` addresses: direct ones first, then those through relays.
     async fn told_addrs(&self, most: usize) -> Vec<String> {
-        let mut addrs: Vec<String> = self.overlay.dial_addrs().await.iter().map(ToString::to_string).collect();
+        let mut addrs: Vec<String> = self
+            .overlay
+            .dial_addrs()
+            .await
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         addrs.retain(|a| a.len() <= wire::membership::MAX_ADDR_TEXT);
         addrs.sort_by_key(|a| a.contains("/p2p-circuit"));
         addrs.truncate(most);
@@ -388,7 +405,9 @@ impl Daemon {
         let info = self.tunnel.add_tap(lan, spec).await.map_err(faults::port)?;
         lock(&self.attached).open.insert((lan.clone(), what.clone()), info.id);
         // Our own tunnel must never carry our own underlay.
-        self.overlay.set_excluded_interfaces(self.tunnel.interfaces().await).await;
+        self.overlay
+            .set_excluded_interfaces(self.tunnel.interfaces().await)
+            .await;
         tracing::info!(lan = %lan, port = ?info, "attached");
         Ok(info)
     }
@@ -440,7 +459,9 @@ impl Daemon {
             }
             lock(&self.attached).open.remove(&(lan.clone(), what.clone()));
         }
-        self.overlay.set_excluded_interfaces(self.tunnel.interfaces().await).await;
+        self.overlay
+            .set_excluded_interfaces(self.tunnel.interfaces().await)
+            .await;
         let ports = open.into_iter().filter_map(|(w, _)| w.bridge.or(w.tap)).collect();
         Ok(api::Detached {
             lan: lan.name.to_string(),

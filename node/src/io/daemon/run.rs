@@ -208,9 +208,27 @@ impl Daemon {
         progress: &Progress,
         trail: &mut Trail,
     ) -> Result<GuestView, CallEnd> {
-        let result = self
-            .call_host(host.id, call, |u| note_update(u, host, t0, progress, trail))
-            .await?;
+        let runs = tokio::sync::Notify::new();
+        let followed = self.call_host(host.id, call, |u| {
+            if matches!(
+                u,
+                GuestUpdate::Step {
+                    step: Step::Running,
+                    ..
+                }
+            ) {
+                runs.notify_one();
+            }
+            note_update(u, host, t0, progress, trail);
+        });
+        let result = tokio::select! {
+            r = followed => r?,
+            // The host goes on without a listener.
+            () = runs.notified(), if !wait_ip => {
+                let guest = call.guest().unwrap_or(GuestId([0; 16]));
+                self.call_host(host.id, &GuestCall::Info { guest }, |_| {}).await?
+            }
+        };
         let GuestResult::Guest(view) = result else {
             return Err(CallEnd::Fault(Fault::new(
                 FaultKind::Failed,
@@ -295,6 +313,7 @@ fn note_update(update: GuestUpdate, host: &Candidate, t0: Instant, progress: &Pr
             eta_ms: p.eta_ms,
             note: None,
         }),
+        GuestUpdate::Waiting { what } if what == super::host::STILL_WORKING => {}
         GuestUpdate::Waiting { what } => progress.waiting(what),
         GuestUpdate::Fetched(report) => trail.fetched = report,
         GuestUpdate::Done(_) | GuestUpdate::Fault(_) => {}

@@ -91,7 +91,10 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
     let mut caps = vm::io::probe(&probe_config(&opts)).await;
     if opts.config.accel == AccelChoice::Kvm && caps.accel != wire::guest::Accel::Kvm {
         caps.qemu = None;
-        caps.missing = Some(format!("the setting accel = \"kvm\" forbids emulation, and here it is {}", caps.accel_reason));
+        caps.missing = Some(format!(
+            "the setting accel = \"kvm\" forbids emulation, and here it is {}",
+            caps.accel_reason
+        ));
     }
     let store = open_store(&dir, &opts).await?;
     let lending = Lending::load(&dir)?;
