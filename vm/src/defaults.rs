@@ -78,6 +78,10 @@ pub const ADOPT_DEADLINE: Duration = Duration::from_secs(8);
 /// and exec.
 pub const ADOPT_LOOKS: usize = 40;
 
+/// Tries for a lock, [`CONNECT_EVERY`] apart. A child that was forked at the wrong instant holds a copy of every
+/// descriptor, locks included, until its exec; one second is ample for that.
+pub const LOCK_LOOKS: usize = 20;
+
 /// Longest QMP message, bytes: `query-qmp-schema` answers about 200 KiB in one line.
 pub const MAX_QMP_LINE: usize = 1 << 20;
 

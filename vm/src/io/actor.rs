@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     args::{self, Cpu, Launch, Ram},
-    defaults::{MAX_QUEUED, NOTE_LINES, QMP_GREETING, START_DEADLINE, TCG_CPU, UPKEEP_EVERY},
+    defaults::{
+        CONNECT_EVERY, LOCK_LOOKS, MAX_QUEUED, NOTE_LINES, QMP_GREETING, START_DEADLINE, TCG_CPU, UPKEEP_EVERY,
+    },
     guest::{Do, Exit, Guest, News, Verb},
     record::{BootRecord, GuestRecord, RunRecord},
     spec::{Boot, GuestSpec},
@@ -81,14 +83,10 @@ pub(super) struct Waiters {
     remove: Vec<VerbAnswer>,
 }
 
-fn wall_clock() -> UnixMillis {
+/// The wall clock, for records.
+pub(super) fn wall_clock() -> UnixMillis {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// The wall clock, for records.
-pub(super) fn unix_now() -> UnixMillis {
-    wall_clock()
 }
 
 /// A guest as others see it.
@@ -224,8 +222,7 @@ impl Actor {
     }
 
     fn publish(&self) {
-        let m = &self.machine;
-        if !m.has_process() || m.is_connected() || m.state() == GuestState::Error {
+        if self.machine.is_settled() {
             self.settled.send_replace(true);
         }
         let pid = self.process.as_ref().map(Process::pid);
@@ -294,6 +291,8 @@ impl Actor {
     /// Passes news on. `true`: the guest is gone.
     fn tell(&mut self, news: News) -> bool {
         let id = self.spec.id;
+        // Before anyone hears of it: whoever looks then sees it.
+        self.publish();
         match news {
             News::Changed(state) => {
                 tracing::info!(guest = %id, name = %self.spec.name, %state, note = self.machine.note().unwrap_or(""), "guest");
@@ -310,12 +309,10 @@ impl Actor {
                 answer_all(&mut self.waiters.start, || Ok(ok));
             }
             News::StartFailed(why) => {
-                self.publish();
                 answer_all(&mut self.waiters.start, || Err(VerbError::StartFailed(why.clone())));
             }
             News::Stopped(report) => {
                 tracing::info!(guest = %id, how = %report.how, took_ms = report.took_ms, "guest stopped");
-                self.publish();
                 answer_all(&mut self.waiters.stop, || Ok(report));
             }
             News::StopFailed(why) => {
@@ -418,6 +415,16 @@ impl Actor {
             .map_err(|(path, source)| VerbError::Io { path, source })
     }
 
+    async fn lock(&self) -> Result<std::fs::File, String> {
+        for _ in 0..LOCK_LOOKS {
+            if let Some(lock) = self.folder.take_lock().map_err(|e| e.to_string())? {
+                return Ok(lock);
+            }
+            tokio::time::sleep(CONNECT_EVERY).await;
+        }
+        Err("another QEMU of this guest still lives".into())
+    }
+
     /// Spawns QEMU and writes down which process it is.
     async fn spawn(&mut self) -> Result<(), String> {
         let qemu = self.caps.qemu.clone().ok_or("QEMU is missing")?;
@@ -428,8 +435,7 @@ impl Actor {
                 .hand_over_disk()
                 .map_err(|e| format!("its disk's socket is not served: {e}"))?;
         }
-        let lock = self.folder.take_lock().map_err(|e| e.to_string())?;
-        let lock = lock.ok_or("another QEMU of this guest still lives")?;
+        let lock = self.lock().await?;
         self.record.accel = self.caps.accel;
         let launch = Launch {
             machine: &self.record.machine,

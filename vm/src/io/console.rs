@@ -143,7 +143,9 @@ async fn keep(
     let mut file = None;
     loop {
         // Typing into a guest that does not run goes nowhere, as on a switched-off machine.
+        // Asked first whether it runs: what is typed before the connection stands waits for it.
         tokio::select! {
+            biased;
             up = alive.wait_for(|a| *a) => if up.is_err() { return },
             _ = typed.recv() => continue,
         }

@@ -17,7 +17,7 @@
 use super::{error::OpenError, probe::RunAs, sys};
 use crate::{
     args::files,
-    defaults::{MAX_LOG_FILE, MAX_RECORD, MAX_SOCKET_PATH},
+    defaults::{CONNECT_EVERY, LOCK_LOOKS, MAX_LOG_FILE, MAX_RECORD, MAX_SOCKET_PATH},
     record::{GuestRecord, RecordError, RunRecord},
     spec::GuestSpec,
 };
@@ -68,7 +68,7 @@ pub(super) enum FoundFolder {
     Unreadable(PathBuf, String),
 }
 
-/// Opens the guests' directory: locks it, deletes what is half-made or half-deleted, gives the rest.
+/// Opens the guests' directory (blocking): locks it, deletes what is half-made or half-deleted, gives the rest.
 pub(super) fn open_all(dir: &Path, run_as: RunAs) -> Result<(fs::File, Vec<FoundFolder>), OpenError> {
     let io = |(path, source): PathError| OpenError::Io { path, source };
     let mode = if matches!(run_as, RunAs::SameUser) {
@@ -83,7 +83,13 @@ pub(super) fn open_all(dir: &Path, run_as: RunAs) -> Result<(fs::File, Vec<Found
         .map_err(at(dir))
         .map_err(io)?;
     let lock = open_lock(&dir.join(LOCK)).map_err(at(dir)).map_err(io)?;
-    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+    let held = (0..LOCK_LOOKS).any(|look| {
+        if look > 0 {
+            std::thread::sleep(CONNECT_EVERY);
+        }
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+    });
+    if !held {
         return Err(OpenError::Locked(dir.to_owned()));
     }
     let mut found = Vec::new();
@@ -172,9 +178,17 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
 }
 
 impl Folder {
-    /// Makes a guest's folder with its first record in it. What is left of an earlier try is taken over.
+    /// Makes a guest's folder with its first record in it, or leaves nothing behind.
     pub(super) fn create(dir: &Path, record: &GuestRecord, run_as: RunAs) -> Result<Self, PathError> {
         let path = dir.join(&record.id);
+        Self::make(dir, path.clone(), record, run_as).inspect_err(|_| {
+            if let Err(e) = absent_is_fine(fs::remove_dir_all(&path)) {
+                tracing::warn!(path = %path.display(), error = %e, "a half-made guest was not deleted");
+            }
+        })
+    }
+
+    fn make(dir: &Path, path: PathBuf, record: &GuestRecord, run_as: RunAs) -> Result<Self, PathError> {
         let mode = if matches!(run_as, RunAs::SameUser) {
             0o700
         } else {

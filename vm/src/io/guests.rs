@@ -4,7 +4,7 @@
 //! it, or the death of the node, leaves the guests running; [`Guests::open`] and [`Guests::adopt`] find them again.
 
 use super::{
-    actor::{Actor, Ask, Waiters, unix_now, view_of},
+    actor::{Actor, Ask, Waiters, view_of, wall_clock},
     console::{Console, ConsoleHub},
     error::{CreateError, OpenError, VerbError},
     folder::{self, Folder, FoundFolder},
@@ -147,11 +147,11 @@ impl Guests {
                 continue;
             };
             // The machine always settles: it is answered, ends, or gives up after its deadline.
-            if !matches!(
-                tokio::time::timeout(self.0.graces.monitor * 2, settled.wait_for(|s| *s)).await,
-                Ok(Ok(_))
-            ) {
-                tracing::warn!(guest = %id, "no word of a found guest in time");
+            match tokio::time::timeout(self.0.graces.monitor * 2, settled.wait_for(|s| *s)).await {
+                Ok(Ok(_)) => {}
+                // Its removal was resumed and is done.
+                Ok(Err(_)) => continue,
+                Err(_) => tracing::warn!(guest = %id, "no word of a found guest in time"),
             }
             let view = view.borrow().clone();
             let found = match (view.pid, view.state) {
@@ -176,7 +176,7 @@ impl Guests {
         let Some(qemu) = &caps.qemu else {
             return Err(CreateError::QemuMissing(caps.missing.clone().unwrap_or_default()));
         };
-        let record = GuestRecord::new(&spec, qemu.machine.clone(), caps.accel, unix_now());
+        let record = GuestRecord::new(&spec, qemu.machine.clone(), caps.accel, wall_clock());
         let _turn = self.0.turn.lock().await;
         if let Some(known) = self.weigh(&spec)? {
             return Ok(known);

@@ -25,6 +25,9 @@ pub use probe::{HostCaps, ProbeConfig, QemuInfo, RunAs, probe};
 pub use types::{Adopted, AdoptedAs, Endpoints, GuestEvent, GuestsConfig, StopMode};
 
 #[cfg(test)]
+#[path = "../tests/kill.rs"]
+mod kill;
+#[cfg(test)]
 #[path = "../tests/lifecycle.rs"]
 mod lifecycle;
 #[cfg(test)]

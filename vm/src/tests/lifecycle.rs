@@ -10,7 +10,12 @@ use crate::{
     guest::Graces,
     spec::{Boot, GuestSpec},
 };
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tempfile::TempDir;
 use wire::{
     Fault, FaultKind,
@@ -25,7 +30,7 @@ const FRIEND: NodeId = NodeId([8; 32]);
 /// A hang guard only.
 const HANG: Duration = Duration::from_secs(60);
 
-fn spec(n: u8) -> GuestSpec {
+pub(super) fn spec(n: u8) -> GuestSpec {
     GuestSpec {
         id: GuestId::from_random([n; 16]),
         name: format!("g{n}").parse().unwrap(),
@@ -48,22 +53,45 @@ fn quick() -> Graces {
     }
 }
 
-struct Bench {
-    dir: TempDir,
-    at: std::path::PathBuf,
+pub(super) struct Bench {
+    dir: PathBuf,
+    pub(super) at: PathBuf,
+    _own: Option<TempDir>,
 }
 
 impl Bench {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("kernel"), b"kernel").unwrap();
-        let at = dir.path().join("guests");
-        Self { dir, at }
+        let own = tempfile::tempdir().unwrap();
+        let mut bench = Self::at(own.path());
+        bench._own = Some(own);
+        bench
+    }
+
+    /// In a folder that someone else keeps.
+    pub(super) fn at(dir: &Path) -> Self {
+        fs::write(dir.join("kernel"), b"kernel").unwrap();
+        Self {
+            dir: dir.to_owned(),
+            at: dir.join("guests"),
+            _own: None,
+        }
+    }
+
+    /// Processes of guests that are, or were, in this bench.
+    pub(super) fn living(&self) -> Vec<u32> {
+        let under = |pid: &u32| {
+            fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&self.at))
+                && super::sys::starttime(*pid).is_some()
+        };
+        let pids = fs::read_dir("/proc").unwrap().flatten();
+        pids.filter_map(|e| e.file_name().to_str()?.parse().ok())
+            .filter(under)
+            .collect()
     }
 
     fn boot(&self) -> Boot {
         Boot {
-            kernel: Some(self.dir.path().join("kernel")),
+            kernel: Some(self.dir.join("kernel")),
             cmdline: Some("quiet".into()),
             ..Boot::default()
         }
@@ -72,16 +100,16 @@ impl Bench {
     fn config(&self, mode: Mode) -> GuestsConfig {
         GuestsConfig {
             graces: quick(),
-            ..GuestsConfig::new(HOST, stub::caps(self.dir.path(), mode))
+            ..GuestsConfig::new(HOST, stub::caps(&self.dir, mode))
         }
     }
 
-    async fn open(&self, mode: Mode) -> Guests {
+    pub(super) async fn open(&self, mode: Mode) -> Guests {
         Guests::open(&self.at, self.config(mode)).await.unwrap().0
     }
 
     /// A guest that is ready to start.
-    async fn made(&self, guests: &Guests, n: u8) -> GuestId {
+    pub(super) async fn made(&self, guests: &Guests, n: u8) -> GuestId {
         let spec = spec(n);
         guests.create(spec.clone()).await.unwrap();
         guests.prepare(spec.id, self.boot()).await.unwrap();
@@ -96,23 +124,18 @@ impl Bench {
         (guests, id)
     }
 
-    fn guest_file(&self, id: GuestId, name: &str) -> std::path::PathBuf {
+    fn guest_file(&self, id: GuestId, name: &str) -> PathBuf {
         self.at.join(id.to_string()).join(name)
     }
 }
 
 impl Drop for Bench {
-    /// A test that failed leaves no process: each one's folder says which it is.
+    /// A test that failed leaves no process.
     fn drop(&mut self) {
-        for entry in fs::read_dir(&self.at).into_iter().flatten().flatten() {
-            let id = entry.file_name().to_str().and_then(|n| n.parse().ok());
-            let pid = id.and_then(|id| super::sys::find_by_uuid(id, &entry.path().join("m")));
-            if let Some(pid) = pid
-                .and_then(|p| i32::try_from(p).ok())
-                .and_then(rustix::process::Pid::from_raw)
-            {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
+        for pid in self.living() {
+            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+            let killed = pid.map(|p| rustix::process::kill_process(p, rustix::process::Signal::KILL));
+            eprintln!("a guest of the test was still there: {pid:?} {killed:?}");
         }
     }
 }
@@ -133,6 +156,26 @@ async fn console_says(console: &mut Console, word: &str) -> String {
         seen.push_str(&String::from_utf8_lossy(&bytes));
     }
     seen
+}
+
+/// Waits for the end of a guest that is being removed: its task ends with it, and the sender with the task.
+pub(super) async fn gone(guests: &Guests, id: GuestId) {
+    if let Some(mut watch) = guests.watch(id) {
+        while tokio::time::timeout(HANG, watch.changed()).await.unwrap().is_ok() {}
+    }
+}
+
+/// Reads what a child says on stderr up to a word; the rest is given back, so that the child may go on saying.
+pub(super) fn says(child: &mut std::process::Child, word: &str) -> impl std::io::Read + use<> {
+    let mut from = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains(word) {
+        assert!(
+            from.read_line(&mut said).unwrap() > 0,
+            "the node ended by itself: {said}"
+        );
+    }
+    from
 }
 
 /// Types a word into the guest once its console is there.
@@ -444,17 +487,14 @@ async fn a_removal_that_was_cut_off_ends_the_living_too() {
         "\"removing\": true",
     );
     let guests = bench.open(Mode::Deaf).await;
-    if let Some(mut watch) = guests.watch(id) {
-        // Its task ends with it, and the sender with the task.
-        while tokio::time::timeout(HANG, watch.changed()).await.unwrap().is_ok() {}
-    }
+    gone(&guests, id).await;
     assert!(!bench.at.join(id.to_string()).exists());
 }
 
 #[tokio::test]
 async fn long_state_folders_work() {
     let bench = Bench::new();
-    let at = bench.dir.path().join("x".repeat(120)).join("guests");
+    let at = bench.dir.join("x".repeat(120)).join("guests");
     let (guests, _events) = Guests::open(&at, bench.config(Mode::Obey)).await.unwrap();
     let id = bench.made(&guests, 1).await;
     guests.start(id).await.unwrap();
@@ -573,7 +613,7 @@ async fn the_offer_is_kept_whoever_asks_at_once() {
 async fn without_qemu_the_package_is_named() {
     let bench = Bench::new();
     let config = ProbeConfig {
-        path: Some(bench.dir.path().into()),
+        path: Some(bench.dir.clone().into()),
         ..ProbeConfig::default()
     };
     let config = GuestsConfig::new(HOST, probe(&config).await);

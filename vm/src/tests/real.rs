@@ -150,7 +150,7 @@ async fn node_process() {
     guests.prepare(spec.id, boot_files(&dir).unwrap()).await.unwrap();
     guests.start(spec.id).await.unwrap();
     console_says(&mut guests.attach_console(spec.id).unwrap(), "READY").await;
-    fs::write(dir.join("up"), b"").unwrap();
+    eprintln!("node is up");
     std::future::pending::<()>().await;
 }
 
@@ -166,19 +166,13 @@ async fn a_guest_outlives_the_kill_of_its_node_and_is_adopted() {
         return;
     }
     let mut node = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "io::real::node_process"])
+        .args(["--exact", "io::real::node_process", "--nocapture"])
         .env(NODE_DIR, dir.path())
         .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let deadline = std::time::Instant::now() + HANG;
-    while !dir.path().join("up").exists() {
-        assert!(
-            std::time::Instant::now() < deadline && node.try_wait().unwrap().is_none(),
-            "the node did not get there"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let _more = lifecycle::says(&mut node, "node is up");
     node.kill().unwrap();
     node.wait().unwrap();
 
@@ -308,16 +302,16 @@ async fn a_guest_boots_its_image_over_nbd_under_a_larger_overlay() {
     assert!(failed.contains("its disk's socket is not served"), "{failed}");
 
     let socket = guests.endpoints(spec.id).unwrap().disk;
-    let mut server = Command::new(nbd)
-        .args(["--read-only", "--format=raw", "--persistent", "--socket"])
+    // It forks once it listens.
+    let pid_file = dir.path().join("nbd.pid");
+    let served = Command::new(nbd)
+        .args(["--read-only", "--format=raw", "--persistent", "--fork", "--pid-file"])
+        .arg(&pid_file)
+        .arg("--socket")
         .args([&socket, &image])
-        .spawn()
+        .status()
         .unwrap();
-    let deadline = std::time::Instant::now() + HANG;
-    while !socket.exists() {
-        assert!(std::time::Instant::now() < deadline, "qemu-nbd does not listen");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    assert!(served.success());
     let started = guests.start(spec.id).await;
     assert!(started.is_ok(), "{started:?}");
     console_says(&mut guests.attach_console(spec.id).unwrap(), "DISK").await;
@@ -333,6 +327,11 @@ async fn a_guest_boots_its_image_over_nbd_under_a_larger_overlay() {
         (&(3 << 20).into(), &serde_json::Value::Null)
     );
     guests.remove(spec.id).await.unwrap();
-    server.kill().unwrap();
-    server.wait().unwrap();
+    let pid = fs::read_to_string(pid_file)
+        .unwrap()
+        .trim()
+        .parse()
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::TERM).unwrap();
 }
