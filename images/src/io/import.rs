@@ -398,7 +398,9 @@ impl Store {
         let Some(len) = lease.layout.part_bytes(part) else {
             return Ok(None);
         };
-        let tmp = dest.with_extension("part");
+        let mut tmp = dest.as_os_str().to_owned();
+        tmp.push(".part");
+        let tmp = PathBuf::from(tmp);
         let out = Temporary(tmp.clone());
         let file = File::create(&tmp).map_err(StoreError::file("write a part of an image"))?;
         let mut at = 0;

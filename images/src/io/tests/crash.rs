@@ -157,6 +157,23 @@ fn a_stop_at_any_write_loses_nothing_acknowledged_and_shows_no_wrong_byte() {
 }
 
 #[test]
+fn an_import_that_a_crash_cut_short_leaves_nothing() {
+    let disk = FaultyDisk::new();
+    let store = open_on(&disk).unwrap();
+    let m = manifest(0..3);
+    let entry = Entry { id: m.id, header: &m.header, table: &m.table, name: None };
+    store.register(&entry, &m.segments, false).unwrap();
+    store.commit(&batch(0..3), false).unwrap();
+    let kept = store.0.live.load(std::sync::atomic::Ordering::Acquire);
+    store.commit(&batch(2..9), true).unwrap();
+    assert!(store.0.live.load(std::sync::atomic::Ordering::Acquire) > kept);
+    let found = open_on(&disk.after(Crash::Power)).unwrap();
+    assert_eq!(found.0.live.load(std::sync::atomic::Ordering::Acquire), kept);
+    assert!(found.info(m.id).unwrap().unwrap().complete);
+    index_is_never_ahead_of_data(&found);
+}
+
+#[test]
 fn a_full_disk_is_said_so_and_the_store_goes_on_when_there_is_room() {
     let disk = FaultyDisk::new();
     let store = open_on(&disk).unwrap();
