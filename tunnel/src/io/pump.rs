@@ -77,11 +77,15 @@ impl Pump {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
+        let mut more_commands = true;
         for _ in 0..COMMANDS_PER_TURN {
             match self.commands.poll_recv(cx) {
                 Poll::Ready(Some(command)) => command(self, now),
                 Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    more_commands = false;
+                    break;
+                }
             }
         }
         self.handle_timeouts(now);
@@ -99,7 +103,7 @@ impl Pump {
         }
         self.finish_ports(cx, now);
         self.drain_events();
-        if moved || self.waits_for_room(now) {
+        if moved || more_commands || self.waits_for_room(now) {
             cx.waker().wake_by_ref();
         }
         self.arm(cx, now);

@@ -3,5 +3,6 @@
 
 mod guest;
 mod lab;
+mod links;
 mod ports;
 mod traffic;
