@@ -41,6 +41,11 @@ pub const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// New pieces are announced together, at most this often: 20 small messages a second and peer.
 pub const HAVE_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Sessions of one peer among those: one for each image that it pulls at once.
+pub const MAX_PEER_SESSIONS: usize = 16;
+
+/// Largest image that is pulled: its maps take 100 MB of memory here. Larger ones can be imported.
+pub const MAX_PULL_BYTES: u64 = 2 << 40;
 /// Peers of one pull.
 pub const MAX_PULL_PEERS: usize = 64;
 /// Bytes asked from one peer and not yet here, at most: what 1 Gb/s holds at 32 ms. Deeper makes urgent reads wait.
@@ -61,6 +66,8 @@ pub const MAX_ASKERS: usize = 3;
 pub const BAD_PIECES_TO_BAN: u32 = 2;
 /// Claims that a peer took back by `NotHave` before it is left.
 pub const MAX_LIES: u32 = 64;
+/// How often a peer may announce each piece of an image on average: once when it comes and once when it goes, twice over.
+pub const MAX_ANNOUNCED: u64 = 4;
 /// Entries of the rarity order that one pick looks at before it asks the peer's own map.
 pub const PICK_SCAN: usize = 256;
 /// A pull with nobody to ask gives up after this long without any news.

@@ -296,6 +296,9 @@ impl ManifestFetch {
                 let mut load: BTreeMap<PeerKey, usize> = BTreeMap::new();
                 asked.values().for_each(|(k, _)| *load.entry(*k).or_default() += 1);
                 let free = |key: &PeerKey| load.get(key).is_none_or(|n| *n < SEGMENTS_IN_FLIGHT);
+                if !self.peers.keys().any(free) {
+                    return None;
+                }
                 let pick = wanted.iter().find_map(|s| {
                     let able = self.peers.iter().filter(|(k, p)| free(k) && !p.absent.contains_key(s));
                     let best = able.min_by_key(|(k, p)| (p.late, load.get(k).copied().unwrap_or(0), **k));

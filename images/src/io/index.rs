@@ -211,12 +211,15 @@ impl Index {
         self.read(|tx| Ok(tx.open_table(PIECES)?.get(&id.0)?.map(|v| Place::from_bytes(v.value()))))
     }
 
-    /// Where each of many pieces lies.
+    /// Where each of many pieces lies; zero pieces lie nowhere.
     pub(crate) fn places(&self, ids: &[PieceId]) -> Result<Vec<Option<Place>>, StoreError> {
         self.read(|tx| {
             let table = tx.open_table(PIECES)?;
             ids.iter()
-                .map(|id| Ok(table.get(&id.0)?.map(|v| Place::from_bytes(v.value()))))
+                .map(|id| match id.is_zero() {
+                    true => Ok(None),
+                    false => Ok(table.get(&id.0)?.map(|v| Place::from_bytes(v.value()))),
+                })
                 .collect()
         })
     }

@@ -4,12 +4,12 @@ use super::state::ImageState;
 use super::store::{Store, StoreError};
 use super::stream::{Reader, SessionError, blocking, send};
 use crate::bits::Bits;
-use crate::defaults::{HAVE_INTERVAL, HELLO_TIMEOUT, MAX_SESSIONS, MAX_WANTS, SEND_TIMEOUT};
+use crate::defaults::{HAVE_INTERVAL, HELLO_TIMEOUT, MAX_PEER_SESSIONS, MAX_SESSIONS, MAX_WANTS, SEND_TIMEOUT};
 use crate::frame;
 use crate::upload::{Upload, Want};
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, atomic::Ordering},
+    collections::{VecDeque, btree_map::Entry},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
@@ -38,19 +38,30 @@ struct Shared {
 }
 
 /// Counts a session while it lasts.
-struct Slot(Store);
+struct Slot(Store, NodeId);
 
 impl Slot {
-    fn take(store: &Store) -> Option<Self> {
-        let before = store.0.sessions.fetch_add(1, Ordering::AcqRel);
-        let slot = Self(store.clone());
-        (before < MAX_SESSIONS).then_some(slot)
+    fn take(store: &Store, peer: NodeId) -> Option<Self> {
+        let mut sessions = super::store::lock(&store.0.sessions);
+        let all: usize = sessions.values().sum();
+        let of_peer = sessions.get(&peer).copied().unwrap_or(0);
+        if all >= MAX_SESSIONS || of_peer >= MAX_PEER_SESSIONS {
+            return None;
+        }
+        sessions.insert(peer, of_peer + 1);
+        Some(Self(store.clone(), peer))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.0.sessions.fetch_sub(1, Ordering::AcqRel);
+        let mut sessions = super::store::lock(&self.0.0.sessions);
+        if let Entry::Occupied(mut of_peer) = sessions.entry(self.1) {
+            *of_peer.get_mut() -= 1;
+            if *of_peer.get() == 0 {
+                of_peer.remove();
+            }
+        }
     }
 }
 
@@ -62,7 +73,7 @@ where
 {
     let (r, w) = tokio::io::split(stream);
     let (mut reader, mut writer) = (Reader::new(r), BufWriter::new(w));
-    let slot = Slot::take(&store);
+    let slot = Slot::take(&store, peer);
     let hello = timeout(HELLO_TIMEOUT, reader.next())
         .await
         .map_err(|_| SessionError::Silent("said no hello"))??;
@@ -351,7 +362,9 @@ fn piece(store: &Store, state: &ImageState, want: &Want) -> Result<Message, Stor
         false => vec![],
     };
     if want.pages == ALL_PAGES {
-        let f = frame::Encoder::default().encode(&bytes);
+        // Only zero pieces have no frame of their own.
+        let stored = if id.is_zero() { None } else { store.frame(id)? };
+        let f = stored.unwrap_or_else(|| frame::Encoder::default().encode(&bytes));
         return answer(f.encoding, list, f.bytes);
     }
     let chosen = bytes

@@ -28,11 +28,11 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64, atomic::AtomicUsize},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::SystemTime,
 };
 use wire::image::{Header, ManifestError, Part, PieceId, PieceIndex, SegmentId, SegmentIndex, decode_segment};
-use wire::{ByteSize, ImageId, Name, UnixMillis};
+use wire::{ByteSize, ImageId, Name, NodeId, UnixMillis};
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,9 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The index failed.
-    #[error("the index of the image store failed: {0}")]
+    #[error(
+        "the index of the image store failed: {0}; if a restart does not help, move the folder 'images' of this node away and pull or import again"
+    )]
     Index(#[source] Box<redb::Error>),
     /// A manifest in the store is damaged.
     #[error("a manifest in the image store is damaged")]
@@ -184,7 +186,8 @@ pub(crate) struct Inner {
     /// Held by an import, whose pieces belong to no image yet, and by the collector, which would remove them.
     pub(crate) importing: Mutex<()>,
     pub(crate) pulls: Mutex<BTreeMap<ImageId, Running>>,
-    pub(crate) sessions: AtomicUsize,
+    /// Sessions served, by peer.
+    pub(crate) sessions: Mutex<BTreeMap<NodeId, usize>>,
     _lock: Option<File>,
 }
 
@@ -243,7 +246,7 @@ impl Store {
             images: Mutex::default(),
             importing: Mutex::new(()),
             pulls: Mutex::default(),
-            sessions: AtomicUsize::new(0),
+            sessions: Mutex::default(),
             _lock: lock_file,
         };
         let store = Self(Arc::new(inner));

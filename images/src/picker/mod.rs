@@ -19,7 +19,7 @@ mod peer;
 mod tests;
 
 use crate::bits::Bits;
-use crate::defaults::{BAD_PIECES_TO_BAN, MAX_ASKERS, MAX_LIES, PICK_SCAN, STALL_AFTER, STEAL_AFTER};
+use crate::defaults::{BAD_PIECES_TO_BAN, MAX_ANNOUNCED, MAX_ASKERS, MAX_LIES, PICK_SCAN, STALL_AFTER, STEAL_AFTER};
 use peer::Peer;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -274,6 +274,9 @@ impl Picker {
 
     /// The peer has every piece.
     pub fn handle_have_all(&mut self, key: PeerKey) {
+        if !self.believable(key, u64::from(self.missing.len())) {
+            return;
+        }
         let Some(p) = self.peers.get_mut(&key) else { return };
         p.seed = true;
         p.dry = false;
@@ -292,6 +295,9 @@ impl Picker {
 
     /// The peer came to have these pieces.
     pub fn handle_have(&mut self, key: PeerKey, ranges: &[Range]) {
+        if !self.believable(key, ranges.iter().map(|r| u64::from(r.count)).sum()) {
+            return;
+        }
         for i in ranges.iter().flat_map(|r| r.first..r.first.saturating_add(r.count)) {
             if i >= self.missing.len() {
                 self.leaves.push_back((key, Leave::Protocol));
@@ -307,6 +313,9 @@ impl Picker {
 
     /// The peer no longer has these pieces.
     pub fn handle_lost(&mut self, key: PeerKey, ranges: &[Range]) {
+        if !self.believable(key, ranges.iter().map(|r| u64::from(r.count)).sum()) {
+            return;
+        }
         for i in ranges.iter().flat_map(|r| r.first..r.first.saturating_add(r.count)) {
             if i >= self.missing.len() {
                 self.leaves.push_back((key, Leave::Protocol));
@@ -314,6 +323,20 @@ impl Picker {
             }
             self.lost(key, i);
         }
+    }
+
+    /// Each announced piece is some work here; a peer that announces every piece over and over is left.
+    fn believable(&mut self, key: PeerKey, announced: u64) -> bool {
+        let pieces = u64::from(self.missing.len());
+        let Some(p) = self.peers.get_mut(&key) else {
+            return false;
+        };
+        p.announced += announced;
+        let sane = p.announced <= MAX_ANNOUNCED * pieces.max(1_024);
+        if !sane {
+            self.leaves.push_back((key, Leave::Protocol));
+        }
+        sane
     }
 
     fn lost(&mut self, key: PeerKey, i: u32) {

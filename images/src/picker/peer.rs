@@ -35,6 +35,8 @@ pub(super) struct Peer {
     pub(super) bad: u32,
     pub(super) lies: u32,
     pub(super) unasked: u32,
+    /// Pieces that it said it has or lost, each as often as it said so.
+    pub(super) announced: u64,
     /// Nothing to ask it until something changes.
     pub(super) dry: bool,
     /// Since when it owes something and has delivered nothing.
@@ -62,6 +64,7 @@ impl Peer {
             bad: 0,
             lies: 0,
             unasked: 0,
+            announced: 0,
             dry: false,
             waiting_since: None,
             interval: None,

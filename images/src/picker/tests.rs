@@ -156,6 +156,20 @@ fn late_pieces_are_doubled_at_the_end_at_most_twice_and_losers_cancelled() {
 }
 
 #[test]
+fn a_peer_that_announces_the_same_for_ever_is_left() {
+    let (mut p, _) = ready(2_000);
+    p.handle_joined(PeerKey(1), None);
+    let said = (0..9).position(|_| {
+        p.handle_have(PeerKey(1), &ranges(0, 2_000));
+        p.poll_event() == Some((PeerKey(1), Leave::Protocol))
+    });
+    assert_eq!(said, Some(crate::defaults::MAX_ANNOUNCED as usize));
+    p.handle_have(PeerKey(1), &ranges(1_999, 2));
+    assert_eq!(p.poll_event(), Some((PeerKey(1), Leave::Protocol)), "beyond the image");
+    p.check();
+}
+
+#[test]
 fn parole_then_ban() {
     let (mut p, now) = ready(50);
     p.handle_joined(PeerKey(1), None);

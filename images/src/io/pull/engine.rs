@@ -258,13 +258,12 @@ impl Pull {
         let part = self.spec.part;
         let Some(image) = &mut self.image else { return };
         let Some(ids) = image.lease.segment(s) else { return };
-        let have = image.lease.have();
         for (i, id) in image.lease.layout.pieces_of(s).zip(ids.iter()) {
             let ours = part.is_none_or(|(k, n)| i.get() % n == k - 1);
             if id.is_zero() || !(ours || image.picker.is_demanded(i.get())) {
                 continue;
             }
-            if have.get(i.get()) {
+            if image.lease.has(i) {
                 image.total += 1;
                 continue;
             }

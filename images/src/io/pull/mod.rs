@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use wire::image::{ManifestError, PieceIndex};
-use wire::{ImageId, NodeId};
+use wire::{ByteSize, ImageId, NodeId};
 
 /// A byte stream to a peer.
 pub trait PeerStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -113,6 +113,14 @@ pub enum PullError {
         waited: Duration,
         /// What the last session ended with.
         last: Option<String>,
+    },
+    /// Its manifest says that it is too large.
+    #[error("the image is of {size}, at most {max} are pulled")]
+    TooLarge {
+        /// Its size.
+        size: ByteSize,
+        /// The bound.
+        max: ByteSize,
     },
     /// The image is not for this build.
     #[error(transparent)]

@@ -6,15 +6,17 @@ use super::super::stream::blocking;
 use super::engine::{Flush, Known, MAX_EARLY, MAX_KNOWN, NAMED_RANGES, Open, PROGRESS_EVERY, Pull, now};
 use super::session::{Event, OUTBOX, Session};
 use super::{PeerHint, PullError, PullProgress, PullReport};
-use crate::defaults::{BATCH_AGE, BATCH_BYTES, MAX_ATTEMPTS, MAX_PULL_PEERS, PATIENCE, RECONNECT_AFTER};
+use crate::defaults::{
+    BATCH_AGE, BATCH_BYTES, MAX_ATTEMPTS, MAX_PULL_BYTES, MAX_PULL_PEERS, PATIENCE, RECONNECT_AFTER,
+};
 use crate::frame::Frame;
 use crate::manifest_fetch::Step;
 use crate::picker::{Ask, Leave, PeerKey, Verdict};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use wire::NodeId;
 use wire::image::swarm::ALL_PAGES;
-use wire::image::{ManifestError, Message, PIECE_BYTES, PieceId, PieceIndex};
+use wire::image::{Header, ManifestError, Message, PIECE_BYTES, PieceId, PieceIndex};
+use wire::{ByteSize, NodeId};
 
 impl Pull {
     pub(super) async fn handle(&mut self, key: PeerKey, event: Event) -> Result<(), PullError> {
@@ -84,6 +86,13 @@ impl Pull {
             Ok(Step::More) => {}
             Ok(Step::Opened(header, table)) => {
                 self.news = now();
+                let (size, max) = (
+                    ByteSize(Header::decode(&header)?.layout()?.bytes()),
+                    ByteSize(MAX_PULL_BYTES),
+                );
+                if size > max {
+                    return Err(PullError::TooLarge { size, max });
+                }
                 let (store, id) = (self.store.clone(), self.spec.id);
                 let register = move || {
                     store.register(

@@ -161,7 +161,12 @@ fn an_import_that_a_crash_cut_short_leaves_nothing() {
     let disk = FaultyDisk::new();
     let store = open_on(&disk).unwrap();
     let m = manifest(0..3);
-    let entry = Entry { id: m.id, header: &m.header, table: &m.table, name: None };
+    let entry = Entry {
+        id: m.id,
+        header: &m.header,
+        table: &m.table,
+        name: None,
+    };
     store.register(&entry, &m.segments, false).unwrap();
     store.commit(&batch(0..3), false).unwrap();
     let kept = store.0.live.load(std::sync::atomic::Ordering::Acquire);

@@ -391,16 +391,19 @@ async fn a_read_of_what_nobody_has_fails_after_its_deadline_only() {
 }
 
 /// A session opened by hand: what it reads, what it writes, and how serving ends.
-async fn by_hand(
-    seed: &Lab,
-    id: ImageId,
-) -> (
+type ByHand = (
     Reader<tokio::io::ReadHalf<tokio::io::DuplexStream>>,
     tokio::io::WriteHalf<tokio::io::DuplexStream>,
     tokio::task::JoinHandle<Result<u64, SessionError>>,
-) {
+);
+
+async fn by_hand(seed: &Lab, id: ImageId) -> ByHand {
+    session(seed, id, node(1)).await
+}
+
+async fn session(seed: &Lab, id: ImageId, peer: wire::NodeId) -> ByHand {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
-    let serving = tokio::spawn(crate::io::serve_peer(seed.store.clone(), node(1), theirs));
+    let serving = tokio::spawn(crate::io::serve_peer(seed.store.clone(), peer, theirs));
     let (r, mut w) = tokio::io::split(ours);
     send(&mut w, &Message::Hello { version: 1, image: id }).await.unwrap();
     (Reader::new(r), w, serving)
@@ -470,24 +473,49 @@ async fn a_flood_of_wants_ends_the_session() {
 async fn sessions_are_bounded_and_end_without_a_hello() {
     let (seed, id, _) = seeded();
     let mut open = Vec::new();
-    for _ in 0..crate::defaults::MAX_SESSIONS {
-        let (mut reader, w, serving) = by_hand(&seed, id).await;
+    let peer = |n: usize| node((n / crate::defaults::MAX_PEER_SESSIONS) as u8);
+    for n in 0..crate::defaults::MAX_SESSIONS {
+        let (mut reader, w, serving) = session(&seed, id, peer(n)).await;
         assert_eq!(reader.next().await.unwrap(), Some(Message::Welcome { version: 1 }));
         open.push((reader, w, serving));
     }
-    let (mut reader, ..) = by_hand(&seed, id).await;
+    let busy = Some(Message::Refused { why: Refusal::Busy });
     assert_eq!(
-        reader.next().await.unwrap(),
-        Some(Message::Refused { why: Refusal::Busy })
+        session(&seed, id, node(200)).await.0.next().await.unwrap(),
+        busy,
+        "all are taken"
     );
-    let (_, _, first) = open.pop().unwrap();
-    assert_eq!(first.await.unwrap().unwrap(), 0, "hanging up ends a session");
-    let (mut reader, ..) = by_hand(&seed, id).await;
+    for _ in 0..2 {
+        let (_, _, last) = open.pop().unwrap();
+        assert_eq!(last.await.unwrap().unwrap(), 0, "hanging up ends a session");
+    }
+    assert_eq!(
+        session(&seed, id, node(0)).await.0.next().await.unwrap(),
+        busy,
+        "this peer has its share"
+    );
+    let (mut reader, ..) = session(&seed, id, node(200)).await;
     assert_eq!(reader.next().await.unwrap(), Some(Message::Welcome { version: 1 }));
     let (_silent, theirs) = tokio::io::duplex(1 << 16);
-    drop(open);
-    let e = crate::io::serve_peer(seed.store.clone(), node(1), theirs)
+    let e = crate::io::serve_peer(seed.store.clone(), node(201), theirs)
         .await
         .unwrap_err();
     assert!(matches!(e, SessionError::Silent(_)), "{e}");
+}
+
+#[tokio::test]
+async fn an_image_over_the_bound_is_not_pulled() {
+    let seed = Lab::new();
+    let file = seed.path("huge");
+    let f = std::fs::File::create(&file).unwrap();
+    if f.set_len(crate::defaults::MAX_PULL_BYTES + 1).is_err() {
+        eprintln!("skipped: a file system with sparse files over 2 TiB is missing");
+        return;
+    }
+    let id = seed.store.import(&spec(&file, "huge"), &mut |_| {}).unwrap();
+    let me = Lab::new();
+    let net = Net::new([(1, Peer::Honest(seed.store.clone()))]);
+    let e = pull(&me.store, id, &net, &[1]).await.unwrap_err();
+    assert!(matches!(e, PullError::TooLarge { .. }), "{e}");
+    assert!(me.store.list().unwrap().is_empty());
 }
