@@ -8,6 +8,7 @@ use super::{
     guest_image::{CMDLINE, GuestImage},
     home::Home,
     lab::{Lab, say},
+    nat::Nat,
     node::{Node, NodeSpec, Running, number, text},
     sh::{Output, eventually, until},
 };
@@ -55,9 +56,33 @@ pub enum Seeds {
     Whole,
 }
 
+/// How the lending host is connected.
+#[derive(Debug, Clone)]
+pub struct HostLine {
+    /// Its line.
+    pub params: Params,
+    /// The router before it, if any.
+    pub nat: Option<Nat>,
+}
+
+impl Default for HostLine {
+    /// A home line without a router, the demo's.
+    fn default() -> Self {
+        Self {
+            params: Params::home_line(),
+            nat: None,
+        }
+    }
+}
+
 impl Stage {
     /// Builds the scene up to the host's offer and grant.
     pub fn build(lab: &mut Lab, guest: &GuestImage, seeds: Seeds) -> Result<Self> {
+        Self::build_with(lab, guest, seeds, &HostLine::default())
+    }
+
+    /// As [`Stage::build`], with the host behind a line of its own kind.
+    pub fn build_with(lab: &mut Lab, guest: &GuestImage, seeds: Seeds, host: &HostLine) -> Result<Self> {
         let line = Params::home_line();
         let home = lab.home(&line)?;
         let node = lab.node(&home.machine, "home", NodeSpec::default())?;
@@ -84,7 +109,7 @@ impl Stage {
         let Ok(seeders) = <[Node; 2]>::try_from(seeders) else {
             bail!("a stage has two seeders");
         };
-        let host = add_host(lab, &node, &line)?;
+        let host = add_host(lab, &node, host)?;
         let stage = Self {
             home,
             node,
@@ -121,17 +146,7 @@ impl Stage {
     /// Starts `lanline run` at the home without waiting for its end.
     pub fn spawn_run(&self, guest: &str) -> Result<Running> {
         let args = [
-            "run",
-            "demo",
-            "--lan",
-            "home",
-            "--name",
-            guest,
-            "--cpus",
-            "1",
-            "--memory",
-            "256M",
-            "--json",
+            "run", "demo", "--lan", "home", "--name", guest, "--cpus", "1", "--memory", "256M", "--json",
         ];
         self.node.spawn_cli(&format!("run-{guest}"), &args)
     }
@@ -337,8 +352,11 @@ fn add_image(node: &Node, guest: &GuestImage) -> Result<String> {
     text(&node.json(&args)?, "id")
 }
 
-fn add_host(lab: &mut Lab, home: &Node, line: &Params) -> Result<Node> {
-    let machine = lab.machine("host", line)?;
+fn add_host(lab: &mut Lab, home: &Node, line: &HostLine) -> Result<Node> {
+    let machine = match line.nat {
+        None => lab.machine("host", &line.params)?,
+        Some(nat) => lab.behind(nat, "host", &line.params)?,
+    };
     let host = lab.node(&machine, "host", NodeSpec::unprivileged())?;
     host.start()?;
     let ticket = home.ok(&["lan", "invite", "home", "--for", "host"])?;

@@ -97,6 +97,31 @@ fn a_running_guest_outlives_both_nodes_and_is_on_the_lan_when_they_are_back() ->
     })
 }
 
+#[test]
+fn a_run_whose_asker_is_killed_still_leaves_one_guest_that_its_owner_knows() -> Result<()> {
+    with_nodes("kill-asker", |lab| {
+        let stage = Stage::build(lab, &guest_image::build()?, Seeds::Halves)?;
+        let before = [stage.sent_by(0), stage.sent_by(1)];
+        let mut run = stage.spawn_run("web")?;
+        until_mid_transfer(&stage, &mut run, before)?;
+        stage.node.kill();
+        let ended = run.wait(RUN)?;
+        ensure!(ended.code == 6 && !ended.stderr.contains("panicked"), "{ended}");
+        stage.node.start()?;
+        let ip = eventually(RUN, "the guest to come up for its owner", || {
+            let seen = stage.node.json(&["info", "web"])?;
+            Ok(seen["ip"].as_str().map(str::to_owned))
+        })?;
+        laptop_reaches(&stage, ip.parse()?)?;
+        let guests = stage.host.json(&["ls"])?;
+        ensure!(
+            guests.to_string().matches("\"running\"").count() == 1,
+            "not one guest: {guests}"
+        );
+        Ok(())
+    })
+}
+
 /// Is there a QEMU process of that guest? Its id stands on QEMU's command line.
 fn qemu_runs(guest: &str) -> Result<bool> {
     for entry in fs::read_dir("/proc")? {

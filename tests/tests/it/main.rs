@@ -15,5 +15,6 @@ mod guest;
 mod kill;
 mod lab;
 mod main_job;
+mod members;
 mod pieces;
 mod tickets;

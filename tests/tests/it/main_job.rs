@@ -5,10 +5,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::Duration;
 use tests::io::{
-    demo::{self, Seeds, Stage},
+    demo::{self, HostLine, Seeds, Stage},
     guest_image,
+    nat::Nat,
     sh::eventually,
 };
+use tests::netem::Params;
 
 #[test]
 fn a_guest_on_a_lending_host_joins_the_home_lan() -> Result<()> {
@@ -49,6 +51,41 @@ fn killing_one_seeder_mid_transfer_does_not_stop_it() -> Result<()> {
     with_nodes("kill-seeder", |lab| {
         let report = demo::play(lab, true)?;
         ensure!(report.killed.as_deref() == Some("seeder-1"));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_host_behind_a_home_router_takes_part_as_any_other() -> Result<()> {
+    with_nodes("host-behind-nat", |lab| {
+        let host = HostLine {
+            nat: Some(Nat::Masquerade),
+            ..HostLine::default()
+        };
+        let stage = Stage::build_with(lab, &guest_image::build()?, Seeds::Halves, &host)?;
+        stage.run_guest("web", false)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_host_on_a_poor_line_takes_part_too() -> Result<()> {
+    with_nodes("host-poor-line", |lab| {
+        let params = Params {
+            loss: 0.01,
+            jitter: Duration::from_millis(4),
+            reorder: 0.01,
+            duplicate: 0.01,
+            ..Params::home_line()
+        };
+        let host = HostLine { params, nat: None };
+        let stage = Stage::build_with(lab, &guest_image::build()?, Seeds::Halves, &host)?;
+        stage.run_guest("web", false)?;
+        let (up, down) = stage.host.machine().line.counters();
+        ensure!(
+            up.lost > 0 && down.lost > 0 && down.reordered > 0,
+            "the line was not poor: {down:?}"
+        );
         Ok(())
     })
 }
