@@ -1,4 +1,4 @@
-//! Ethernet over links: one switch per LAN, spread over its members.
+//! Ethernet over links: one switch per LAN, spread over its members. Paper: §3.3 (2).
 //!
 //! What it does not do: it does not find peers, dial, seal, or decide who is a member; frames come from ports and from
 //! [`wire::link::Link`]s that someone else made, and membership is told to it.

@@ -1,4 +1,5 @@
-//! From a spec to QEMU's arguments; runs unchanged on QEMU 7.2 to 10.
+//! From a spec to QEMU's arguments; runs unchanged on QEMU 7.2 to 10. Paper: §2.1 (a guest is an ordinary process and
+//! files, its system unmodified).
 //!
 //! QEMU is started with the guest's machine folder as its current directory, so every file and socket is a fixed
 //! relative name and no path of this machine, or of a peer, is on the command line. The single text of a stranger is
@@ -12,7 +13,7 @@ use wire::guest::Accel;
 
 /// Names in the machine folder, which QEMU owns.
 pub mod files {
-    /// The writable disk.
+    /// The writable disk: what differs from the image, which stays as it was. Paper: §2.3.
     pub const OVERLAY: &str = "overlay.qcow2";
     /// The node's monitor.
     pub const QMP: &str = "qmp.sock";

@@ -4,6 +4,8 @@
 //! and grants are checked before it is asked. Pure: [`spec`] (what may be asked), [`args`] (QEMU's arguments),
 //! [`qmp`] (the monitor's protocol), [`guest`] (the state machine), [`admission`], [`accel`], [`record`] (what is on
 //! disk and how it is recovered). [`io`] runs them.
+//!
+//! Paper: §2.1: a guest is one ordinary, unprivileged process and the files of one folder; its system is unmodified.
 
 #![cfg_attr(
     test,
