@@ -24,6 +24,9 @@ pub const MOVE_WINDOW: Duration = Duration::from_secs(180);
 pub const FREEZE: Duration = Duration::from_secs(180);
 /// Full set of adverts again: repairs an update that was lost with a control connection.
 pub const REFRESH: Duration = Duration::from_secs(60);
+/// Adverts of one LAN go out at most this often; the first after a quiet time at once. A change that waits this long
+/// costs nobody anything, and updates that overtake each other on the way stay rare.
+pub const ADVERT_GAP: Duration = Duration::from_millis(50);
 /// Adverts in one event.
 pub const ADVERTS_PER_EVENT: usize = wire::frame::MAX_ADVERTS;
 

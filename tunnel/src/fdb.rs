@@ -302,6 +302,11 @@ impl Fdb {
         self.frozen.retain(|_, until| *until > now);
     }
 
+    /// Is there anything that other members have not heard?
+    pub fn has_news(&self) -> bool {
+        !(self.changed.is_empty() && self.withdrawn.is_empty())
+    }
+
     /// Adverts that other members have not heard, at most [`ADVERTS_PER_EVENT`]; empty when there are none.
     pub fn poll_adverts(&mut self) -> Vec<MacAdvert> {
         let mut out = Vec::new();

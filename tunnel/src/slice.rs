@@ -45,7 +45,7 @@ impl Packer {
         Self {
             room,
             open: None,
-            current: BytesMut::with_capacity(SLAB),
+            current: BytesMut::new(),
             done: Vec::new(),
             done_bytes: 0,
             next_id: 0,
@@ -229,7 +229,9 @@ impl Packer {
 
     fn begin(&mut self, tag: LanTag) {
         if self.open.is_none() {
-            self.current.reserve(self.room);
+            if self.current.capacity() < self.room {
+                self.current.reserve(SLAB.max(self.room));
+            }
             put_head(&mut self.current, Scope::Lan(tag));
             self.open = Some(tag);
         }

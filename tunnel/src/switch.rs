@@ -13,7 +13,7 @@ use crate::{
     DropReason, Drops, FdbRow, Place,
     budget::Bucket,
     classify,
-    defaults::{BUM_BURST, BUM_RATE, ESSENTIAL_BURST, ESSENTIAL_RATE, PORTS, REFRESH, SWEEP},
+    defaults::{ADVERT_GAP, BUM_BURST, BUM_RATE, ESSENTIAL_BURST, ESSENTIAL_RATE, PORTS, REFRESH, SWEEP},
     fdb::Fdb,
     packet::Packet,
     policy::GuestPolicy,
@@ -75,6 +75,8 @@ pub enum Timer {
     Sweep,
     /// All adverts again.
     Refresh,
+    /// Adverts that wait for their turn.
+    Advertise,
 }
 
 #[derive(Debug)]
@@ -110,6 +112,10 @@ pub struct Switch {
     events: VecDeque<SwitchEvent>,
     sweep_at: Instant,
     refresh_at: Instant,
+    /// Adverts may go out again.
+    advertise_at: Instant,
+    /// They may go out now.
+    advertise_now: bool,
 }
 
 impl Switch {
@@ -125,6 +131,16 @@ impl Switch {
             events: VecDeque::new(),
             sweep_at: now + SWEEP,
             refresh_at: now + REFRESH,
+            advertise_at: now,
+            advertise_now: false,
+        }
+    }
+
+    /// Lets adverts out if there are any and the last ones are [`ADVERT_GAP`] ago.
+    fn advertise(&mut self, now: Instant) {
+        if self.fdb.has_news() && now >= self.advertise_at {
+            self.advertise_now = true;
+            self.advertise_at = now + ADVERT_GAP;
         }
     }
 
@@ -136,6 +152,7 @@ impl Switch {
         for mac in guest.iter().flat_map(|g| g.macs()) {
             self.fdb.add_static(now, *mac, port);
         }
+        self.advertise(now);
         self.ports.insert(
             port,
             Port {
@@ -151,6 +168,7 @@ impl Switch {
         self.ports.remove(&port);
         self.budgets.remove(&Ingress::Port(port));
         self.fdb.remove_port(now, port);
+        self.advertise(now);
     }
 
     /// Who the members are; adverts of those who are none any more go.
@@ -202,6 +220,7 @@ impl Switch {
         if let Err(why) = decided {
             self.drops.count(why);
         }
+        self.advertise(now);
         decided
     }
 
@@ -327,10 +346,14 @@ impl Switch {
                 self.events.push_back(SwitchEvent::Advertise(part.to_vec()));
             }
         }
+        self.advertise(now);
     }
 
     /// When to call [`Switch::handle_timeout`], and for what.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        if self.fdb.has_news() && !self.advertise_now && self.advertise_at < self.sweep_at.min(self.refresh_at) {
+            return Some((self.advertise_at, Timer::Advertise));
+        }
         Some(if self.sweep_at <= self.refresh_at {
             (self.sweep_at, Timer::Sweep)
         } else {
@@ -346,8 +369,12 @@ impl Switch {
         if let Some(mac) = self.fdb.poll_frozen() {
             return Some(SwitchEvent::Frozen(mac));
         }
+        if !self.advertise_now {
+            return None;
+        }
         let adverts = self.fdb.poll_adverts();
-        (!adverts.is_empty()).then_some(SwitchEvent::Advertise(adverts))
+        self.advertise_now = !adverts.is_empty();
+        self.advertise_now.then_some(SwitchEvent::Advertise(adverts))
     }
 
     /// Says everything again at the next timeout: an advert could not be delivered.

@@ -3,11 +3,11 @@
 use super::policy::arp;
 use crate::{
     DropReason, PortId,
-    defaults::{AGEING, BUM_BURST, ESSENTIAL_BURST, PORTS, REFRESH},
+    defaults::{ADVERT_GAP, AGEING, BUM_BURST, ESSENTIAL_BURST, PORTS, REFRESH},
     packet::Packet,
     policy::GuestPolicy,
     snoop::Learned,
-    switch::{Egress, Ingress, Switch, SwitchEvent},
+    switch::{Egress, Ingress, Switch, SwitchEvent, Timer},
 };
 use proptest::prelude::*;
 use std::{
@@ -235,6 +235,23 @@ fn a_guest_is_known_before_it_speaks_and_its_address_when_it_does() {
 }
 
 #[test]
+fn adverts_come_at_once_and_then_in_portions() {
+    let (mut s, now) = switch();
+    go(&mut s, now, P1, &raw(mac(1), mac(50))).unwrap();
+    assert!(matches!(s.poll_event(), Some(SwitchEvent::Advertise(a)) if a.len() == 1));
+    assert_eq!(s.poll_event(), None);
+    for n in 2..6 {
+        go(&mut s, now, P1, &raw(mac(n), mac(50))).unwrap();
+        assert_eq!(s.poll_event(), None);
+    }
+    assert_eq!(s.poll_timeout(), Some((now + ADVERT_GAP, Timer::Advertise)));
+    s.handle_timeout(now + ADVERT_GAP);
+    assert!(matches!(s.poll_event(), Some(SwitchEvent::Advertise(a)) if a.len() == 4));
+    assert_eq!(s.poll_event(), None);
+    assert!(matches!(s.poll_timeout(), Some((_, Timer::Sweep))));
+}
+
+#[test]
 fn everything_is_said_again_from_time_to_time() {
     let (mut s, now) = switch();
     go(&mut s, now, P1, &raw(mac(1), mac(2))).unwrap();
@@ -305,7 +322,7 @@ impl World {
         let mut out = Egress::default();
         let decided = self.nodes[n].handle_frame(self.now, Ingress::Port(port), &packet, &mut out);
         // The control plane may be faster than frames or slower; here it is faster.
-        self.settle(Duration::ZERO);
+        self.settle(ADVERT_GAP);
         if decided.is_err() {
             return left;
         }
@@ -330,7 +347,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Steps of 50 s: at most four moves fall in the window that freezes.
+    /// Steps of 50 s and a little: at most four moves fall in the window that freezes.
     #[test]
     fn the_mesh_is_one_switch(
         steps in proptest::collection::vec((0usize..3, 1u32..3, 1u8..6, 0u8..6), 1..60),
