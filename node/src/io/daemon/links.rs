@@ -28,7 +28,7 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// How long one update may take.
 const MAC_DEADLINE: Duration = Duration::from_secs(5);
 /// Largest signed update, bytes; see [`wire::frame::MacUpdate`].
-const MAX_UPDATE: usize = 64 << 10;
+const MAX_UPDATE: usize = 80 << 10;
 /// Oldest update that is believed: a replayed one must not bring back what was withdrawn.
 const MAX_AGE: Duration = Duration::from_secs(120);
 
