@@ -148,6 +148,8 @@ mod tests {
             let want = model.range(from..).next().or(model.iter().next()).copied();
             prop_assert_eq!(bits.first_common(&bits, from), want);
             let bytes = bits.to_bytes(0, usize::MAX);
+            let parts: Vec<u8> = (0..len).step_by(16).flat_map(|first| bits.to_bytes(first, 2)).collect();
+            prop_assert_eq!(&parts, &bytes);
             let back: Vec<u32> = (0..len).filter(|i| bytes[(i / 8) as usize] >> (i % 8) & 1 == 1).collect();
             prop_assert_eq!(back, model.iter().copied().collect::<Vec<_>>());
             let added = bits.added_since(&Bits::none(len));

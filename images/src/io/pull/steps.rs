@@ -293,7 +293,11 @@ impl Pull {
             }
         }
         // Finished sessions have told their end; their handles are let go.
-        while self.tasks.try_join_next().is_some() {}
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(e) = ended {
+                tracing::error!(error = %e, "a session's task died");
+            }
+        }
     }
 
     fn flush_due(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Tests of everything that touches files and streams.
 
+mod chaos;
 mod crash;
 mod disk;
 mod import;
