@@ -397,6 +397,7 @@ impl Actor {
         Ok(())
     }
 
+    /// The diff of a non-persistent guest: its writes go here, the image under it never changes. Paper: §2.3.
     async fn make_overlay(&self, size: u64) -> Result<(), VerbError> {
         let Some(qemu) = &self.caps.qemu else {
             return Err(VerbError::QemuMissing(self.caps.missing.clone().unwrap_or_default()));

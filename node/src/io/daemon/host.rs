@@ -266,7 +266,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Puts a running guest's NIC on its LAN.
+    /// Puts a running guest's NIC on its LAN. Paper: §3.3, the second way: Ethernet over the mesh that launched it.
     pub(super) async fn plug_in(&self, id: GuestId) -> Result<(), Fault> {
         let view = self.guests.info(id).ok_or_else(gone)?;
         let Some(lan) = view.lan else { return Ok(()) };

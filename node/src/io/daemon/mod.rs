@@ -23,6 +23,7 @@ mod registry;
 mod run;
 mod service;
 mod start;
+mod views;
 mod watch;
 
 use self::{

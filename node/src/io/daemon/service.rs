@@ -1,10 +1,9 @@
 //! The control API on this node: each method resolves what a person typed and hands it to the organ that knows.
 
-use super::{Daemon, convert, faults, find, guest_rows, images, lans, lock, run::millis};
+use super::{Daemon, convert, faults, find, guest_rows, images, run::millis};
 use crate::api::{self, Answer, Progress, Service};
 use futures::FutureExt;
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,8 +14,6 @@ use wire::{
 
 /// How long `hosts` asks.
 const FIND_HOSTS: Duration = Duration::from_millis(1_000);
-/// How long one round trip of `ping` may take.
-const PING_WAIT: Duration = Duration::from_secs(3);
 
 /// The node as the control API sees it.
 pub(super) struct Node(pub(super) Arc<Daemon>);
@@ -58,7 +55,7 @@ impl Service for Node {
             self.0.stop.cancel();
             Ok(api::Down {
                 pid: std::process::id(),
-                guests_left: count(left),
+                guests_left: super::views::count(left),
             })
         })
     }
@@ -298,10 +295,6 @@ fn nonsense() -> Fault {
     )
 }
 
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
 impl Daemon {
     async fn ask(&self, m: &guest_rows::Meant, call: GuestCall) -> Result<GuestResult, Fault> {
         let host = self.name_of(m.host).unwrap_or_else(|| m.host.to_string());
@@ -332,223 +325,6 @@ impl Daemon {
             id: m.id.to_string(),
             name: m.name,
         })
-    }
-
-    async fn status_view(&self) -> Result<api::Status, Fault> {
-        let net = self.overlay.status().await.map_err(|e| faults::failed(&e))?;
-        let here = self.guests.list().len();
-        let offer = self.offer_view();
-        Ok(api::Status {
-            id: self.me.to_string(),
-            name: self.name.to_string(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            state: self.dir.display().to_string(),
-            pid: std::process::id(),
-            listen: net.listen.iter().map(ToString::to_string).collect(),
-            observed: net.observed.iter().map(ToString::to_string).collect(),
-            reachability: net.reachability,
-            peers: count(self.overlay.peers().await.len()),
-            lans: self.lan_rows().await,
-            guests: api::GuestCounts {
-                here: count(here),
-                mine: count(self.registry().all().len()),
-            },
-            offer: offer.on.then_some(offer),
-            uptime_ms: millis(self.started.elapsed()),
-        })
-    }
-
-    pub(super) async fn peer_rows(&self) -> Vec<api::PeerRow> {
-        let mut rows: Vec<_> = self.overlay.peers().await;
-        rows.sort_by_key(|p| p.id);
-        let wall = super::now();
-        rows.into_iter()
-            .map(|p| {
-                let lans = {
-                    let state = lock(&self.lans);
-                    let shared = state.lans().into_iter().filter(|l| state.is_member(wall, &l.lan, p.id));
-                    shared.map(|l| l.lan.name.to_string()).collect()
-                };
-                api::PeerRow {
-                    id: p.id.to_string(),
-                    name: self.name_of(p.id),
-                    path: convert::path(p.path),
-                    relay: p.relay.map(|r| r.to_string()),
-                    address: p.addr,
-                    rtt_ms: p.rtt.map(as_ms),
-                    loss: (p.sent > 0).then(|| p.lost as f64 / p.sent as f64),
-                    tx_bytes: p.tx_bytes,
-                    rx_bytes: p.rx_bytes,
-                    age_ms: millis(wall.since(p.since)),
-                    agent: (!p.agent.is_empty()).then_some(p.agent),
-                    lans,
-                }
-            })
-            .collect()
-    }
-
-    async fn ping_peer(&self, req: api::PingRequest) -> Result<api::PingReport, Fault> {
-        let peer = self.resolve_node(&req.peer)?;
-        if peer == self.me {
-            return Err(Fault::new(FaultKind::Usage, "that is this node itself"));
-        }
-        if !(1..=100).contains(&req.count) {
-            return Err(Fault::new(FaultKind::Usage, "count is from 1 to 100"));
-        }
-        let mut report = api::PingReport {
-            peer: peer.to_string(),
-            name: self.name_of(peer),
-            frame: Vec::new(),
-            control: Vec::new(),
-        };
-        for seq in 1..=req.count {
-            let frame = self.tunnel.echo(peer, PING_WAIT).await.map_err(|e| e.to_string());
-            let control = self.control_ping(peer, PING_WAIT).await;
-            report.frame.push(reply(seq, frame));
-            report.control.push(reply(seq, control));
-        }
-        if report.frame.iter().chain(&report.control).all(|r| r.rtt_ms.is_none()) {
-            let why = report.control.first().and_then(|r| r.error.clone()).unwrap_or_default();
-            let who = report.name.unwrap_or(report.peer);
-            return Err(
-                Fault::new(FaultKind::Unreachable, format!("{who} answers on neither path: {why}"))
-                    .next("see who is connected: lanline peers"),
-            );
-        }
-        Ok(report)
-    }
-
-    async fn hosts_view(&self, within: Duration) -> api::HostsView {
-        let found = self.find_hosts(within).await;
-        let peers: BTreeMap<_, _> = self.overlay.peers().await.into_iter().map(|p| (p.id, p)).collect();
-        let hosts = found.hosts.into_iter().filter_map(|c| {
-            let o = c.offer?;
-            let me = c.id == self.me;
-            Some(api::HostRow {
-                id: c.id.to_string(),
-                name: c.name,
-                me,
-                arch: o.arch.to_string(),
-                accel: o.accel.to_string(),
-                cpus: u32::from(o.cpus_total),
-                cpus_free: u32::from(o.cpus_free),
-                memory_bytes: o.memory_total.0,
-                memory_free_bytes: o.memory_free.0,
-                guests: u32::from(o.vms),
-                load: Some(f64::from(o.load1_x100) / 100.0),
-                rtt_ms: c.rtt.map(as_ms),
-                path: peers.get(&c.id).map(|p| convert::path(p.path)),
-                granted: Some(me || self.token_for(c.id).is_some()),
-                age_ms: millis(c.age),
-            })
-        });
-        api::HostsView {
-            hosts: hosts.collect(),
-            asked: found.asked,
-            answered: found.answered,
-            elapsed_ms: millis(found.took),
-        }
-    }
-
-    pub(super) async fn lan_rows(&self) -> Vec<api::LanRow> {
-        let lans: Vec<_> = lock(&self.lans)
-            .lans()
-            .into_iter()
-            .filter(|l| l.role.is_some())
-            .map(|l| l.lan)
-            .collect();
-        let mut rows = Vec::new();
-        for lan in lans {
-            rows.extend(self.lan_row(&lan).await.ok());
-        }
-        rows
-    }
-
-    async fn lan_row(&self, lan: &wire::LanId) -> Result<api::LanRow, Fault> {
-        let connected: Vec<_> = self.overlay.peers().await.into_iter().map(|p| p.id).collect();
-        let ports = self.tunnel.ports(lan).await.len();
-        let state = lock(&self.lans);
-        let members = state.members(super::now(), lan);
-        let mine = members.iter().find(|m| m.node == self.me);
-        let mine = mine.ok_or_else(|| {
-            Fault::new(
-                FaultKind::NoMatch,
-                format!("this node is no longer on the LAN {}", lan.name),
-            )
-        })?;
-        Ok(api::LanRow {
-            name: lan.name.to_string(),
-            id: lan.to_string(),
-            role: lans::role(mine.role),
-            members: count(members.len()),
-            connected: count(members.iter().filter(|m| connected.contains(&m.node)).count()),
-            ports: count(ports),
-            expires: (mine.role != wire::membership::Role::Owner).then_some(mine.expires.0),
-        })
-    }
-
-    async fn lan_view(&self, name: &str) -> Result<api::LanView, Fault> {
-        let lan = self.find_lan(name)?;
-        let row = self.lan_row(&lan).await?;
-        let links: BTreeMap<_, _> = self.tunnel.links().await.into_iter().collect();
-        let members = lock(&self.lans).members(super::now(), &lan);
-        let member_list = members
-            .into_iter()
-            .map(|m| api::MemberRow {
-                id: m.node.to_string(),
-                name: m.name.map(|n| n.to_string()),
-                role: lans::role(m.role),
-                expires: (m.role != wire::membership::Role::Owner).then_some(m.expires.0),
-                me: m.node == self.me,
-                path: links.get(&m.node).map(|l| convert::path(l.kind)),
-                rtt_ms: links.get(&m.node).map(|l| as_ms(l.rtt)),
-                mtu: None,
-            })
-            .collect();
-        let ports = self.tunnel.ports(&lan).await;
-        let fdb = self
-            .tunnel
-            .fdb(&lan)
-            .await
-            .into_iter()
-            .map(|r| self.fdb_row(&ports, r))
-            .collect();
-        Ok(api::LanView {
-            lan: row,
-            member_list,
-            port_list: ports.iter().map(guest_rows::port_row).collect(),
-            fdb,
-            drops: self
-                .tunnel
-                .drops(&lan)
-                .await
-                .into_iter()
-                .map(|(k, n)| (k.to_string(), n))
-                .collect(),
-        })
-    }
-
-    fn fdb_row(&self, ports: &[tunnel::io::PortInfo], r: tunnel::fdb::FdbRow) -> api::FdbRow {
-        use tunnel::fdb::Place;
-        let (at, peer) = match r.place {
-            Place::Port(id) => (
-                ports
-                    .iter()
-                    .find(|p| p.id == id)
-                    .map_or_else(|| id.to_string(), |p| p.name.clone()),
-                None,
-            ),
-            Place::Node(p) => (self.name_of(p).unwrap_or_else(|| p.to_string()), Some(p.to_string())),
-        };
-        api::FdbRow {
-            mac: r.mac.to_string(),
-            at,
-            peer,
-            age_s: r.age.as_secs(),
-            seq: r.seq,
-            fixed: r.is_static,
-            ips: r.ips.iter().map(ToString::to_string).collect(),
-        }
     }
 
     async fn pull_image(
@@ -599,23 +375,4 @@ impl Daemon {
             elapsed_ms: millis(report.elapsed),
         })
     }
-}
-
-fn reply(seq: u32, r: Result<Duration, String>) -> api::PingReply {
-    match r {
-        Ok(d) => api::PingReply {
-            seq,
-            rtt_ms: Some(as_ms(d)),
-            error: None,
-        },
-        Err(e) => api::PingReply {
-            seq,
-            rtt_ms: None,
-            error: Some(e),
-        },
-    }
-}
-
-fn as_ms(d: Duration) -> f64 {
-    (d.as_secs_f64() * 1e6).round() / 1e3
 }
