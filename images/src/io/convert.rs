@@ -87,6 +87,12 @@ fn wait(
             if said.contains("No space left on device") {
                 return Err(super::StoreError::Full { needed: None }.into());
             }
+            // A child that a limit ended says nothing; how it ended says enough.
+            let said = if said.trim().is_empty() {
+                status.to_string()
+            } else {
+                said
+            };
             return Err(ImportError::Converter(wire::fault::plain(said.trim())));
         }
         if Instant::now() > deadline {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::defaults::{MAX_ASKERS, STEAL_AFTER};
 use proptest::prelude::*;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
