@@ -1,6 +1,6 @@
 //! A console as a stream: history first, then what the guest prints; what is written is typed.
 
-use super::{Daemon, framed};
+use super::{Daemon, framed, slots::Slots};
 use bytes::{Buf, Bytes, BytesMut};
 use overlay::grant::Ask;
 use std::{
@@ -21,6 +21,8 @@ use wire::{
 const PIPE: usize = 64 << 10;
 /// Consoles of peers that are open at a time.
 const MAX_CONSOLES: usize = 32;
+/// Of these, consoles of one peer.
+const MAX_CONSOLES_EACH: usize = 8;
 /// Time for a viewer to say which console it wants.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
 /// Most bytes of typing that are passed on at once.
@@ -30,10 +32,10 @@ impl Daemon {
     /// Answers `/lanline/console/1` until the node ends.
     pub(super) async fn serve_consoles(self: Arc<Self>) {
         let mut streams = self.overlay.accept(CONSOLE_PROTOCOL);
-        let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONSOLES));
+        let slots = Slots::new(MAX_CONSOLES, MAX_CONSOLES_EACH);
         while let Some((peer, stream)) = streams.recv().await {
-            let Ok(slot) = slots.clone().try_acquire_owned() else {
-                tracing::debug!(%peer, "console refused: {MAX_CONSOLES} are open");
+            let Some(slot) = slots.take(peer) else {
+                tracing::debug!(%peer, "console refused: too many are open");
                 continue;
             };
             let daemon = self.clone();

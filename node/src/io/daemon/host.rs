@@ -3,7 +3,7 @@
 //! A guest is written down before anything is done for it. A caller that vanishes stops nothing: the work goes on, and
 //! the same call, made again, finds the guest and follows it. Paper: §2.2, §4.
 
-use super::{Daemon, framed};
+use super::{Daemon, framed, slots::Slots};
 use std::{sync::Arc, time::Duration, time::Instant};
 use tokio::sync::mpsc;
 use vm::{io::StopMode, spec::GuestSpec};
@@ -25,6 +25,8 @@ pub(super) const STILL_WORKING: &str = "still working";
 const FOLLOW: Duration = Duration::from_secs(900);
 /// Calls about guests that are worked on at a time; each holds a stream and a task.
 pub(super) const MAX_CALLS: usize = 64;
+/// Of these, calls of one peer.
+const MAX_CALLS_EACH: usize = 16;
 /// Time for a caller to send its call.
 const CALL_WAIT: Duration = Duration::from_secs(10);
 
@@ -69,10 +71,10 @@ impl Daemon {
     /// Answers `/lanline/guest/1` until the node ends.
     pub(super) async fn serve_guest_calls(self: Arc<Self>) {
         let mut streams = self.overlay.accept(wire::guest::GUEST_PROTOCOL);
-        let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CALLS));
+        let slots = Slots::new(MAX_CALLS, MAX_CALLS_EACH);
         while let Some((peer, stream)) = streams.recv().await {
-            let Ok(slot) = slots.clone().try_acquire_owned() else {
-                tracing::debug!(%peer, "guest call refused: {MAX_CALLS} are being worked on");
+            let Some(slot) = slots.take(peer) else {
+                tracing::debug!(%peer, "guest call refused: too many are being worked on");
                 continue;
             };
             let daemon = self.clone();
@@ -335,6 +337,20 @@ impl Daemon {
     pub(super) async fn unplug(&self, id: GuestId) {
         self.pull_plug(id).await;
         self.close_disk(id);
+    }
+
+    /// Puts the NICs of all guests that run on a LAN onto it, when this node has become a member again.
+    pub(super) async fn plug_in_all(&self, lan: &wire::LanId) {
+        let running = self
+            .guests
+            .list()
+            .into_iter()
+            .filter(|g| g.lan.as_ref() == Some(lan) && g.pid.is_some());
+        for guest in running {
+            if let Err(f) = self.plug_in(guest.id).await {
+                tracing::warn!(guest = %guest.name, error = %f, "a running guest's NIC cannot be put on its LAN");
+            }
+        }
     }
 
     async fn pull_plug(&self, id: GuestId) {

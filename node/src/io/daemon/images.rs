@@ -1,6 +1,6 @@
 //! Images: the store behind the API, pulls that callers share, pieces for peers, disks for guests. Paper: §3.1.
 
-use super::{Daemon, faults, find};
+use super::{Daemon, faults, find, slots::Slots};
 use crate::api;
 use ::images::io::{
     Connect, ImageInfo, ImportSpec, NbdExport, PeerHint, PeerStream, PullProgress, PullReport, PullSpec,
@@ -27,6 +27,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 const HINT_QUEUE: usize = 64;
 /// Sessions of peers that take pieces from this node at a time.
 const MAX_SESSIONS: usize = 64;
+/// Of these, sessions of one peer: one for each image that it fetches at a time.
+const MAX_SESSIONS_EACH: usize = 16;
 /// How often a person or a caller is told how far a pull is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
@@ -237,10 +239,10 @@ impl Daemon {
     /// Serves pieces until the node ends.
     pub(super) async fn serve_pieces(self: Arc<Self>) {
         let mut streams = self.overlay.accept(super::PIECE_PROTOCOL);
-        let slots = Arc::new(tokio::sync::Semaphore::new(MAX_SESSIONS));
+        let slots = Slots::new(MAX_SESSIONS, MAX_SESSIONS_EACH);
         while let Some((peer, stream)) = streams.recv().await {
-            let Ok(slot) = slots.clone().try_acquire_owned() else {
-                tracing::debug!(%peer, "piece session refused: {MAX_SESSIONS} are open");
+            let Some(slot) = slots.take(peer) else {
+                tracing::debug!(%peer, "piece session refused: too many are open");
                 continue;
             };
             let store = self.store.clone();

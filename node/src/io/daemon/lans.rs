@@ -133,6 +133,7 @@ impl Daemon {
                     tracing::error!(lan = %lan, error = %e, "frames of this LAN cannot be carried");
                 }
                 self.attach_again(&lan).await;
+                self.plug_in_all(&lan).await;
             }
             LanEvent::Lost { lan, why } => {
                 let why = if why == Lost::Evicted {

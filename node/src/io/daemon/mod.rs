@@ -22,6 +22,7 @@ mod persist;
 mod registry;
 mod run;
 mod service;
+mod slots;
 mod start;
 mod views;
 mod watch;
