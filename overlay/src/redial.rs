@@ -167,6 +167,12 @@ impl Redial {
         self.due.pop_front()
     }
 
+    /// Whether somebody other than `peer`, who could be a way in, is being dialled for the first time or will be soon.
+    pub fn hopes(&self, peer: NodeId) -> bool {
+        let mut others = self.targets.iter().filter(|(id, _)| **id != peer);
+        others.any(|(_, t)| t.state != State::Connected && t.failures == 0)
+    }
+
     /// Whether a connection to the peer is to be kept though nothing runs over it.
     pub fn keeps(&self, peer: NodeId) -> bool {
         self.targets.contains_key(&peer)

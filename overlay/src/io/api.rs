@@ -206,9 +206,9 @@ pub struct NetStatus {
     pub listen: Vec<Multiaddr>,
     /// Own addresses as peers see them; newest last.
     pub observed: Vec<Multiaddr>,
-    /// Addresses that somebody reached when asked to try.
+    /// Addresses that somebody is known to have reached.
     pub confirmed: Vec<Multiaddr>,
-    /// `public`, `relayed`, `behind NAT` or `unknown`.
+    /// `public`, `relayed`, `behind NAT`, `local` (no NAT towards the peers met so far) or `unknown`.
     pub reachability: String,
     /// Relays that hold a reservation for this node.
     pub relays: Vec<NodeId>,

@@ -54,6 +54,9 @@ impl QuicLink {
             return None;
         };
         port.note_frames(peer, &conn);
+        if initiator != port.me {
+            Port::take_frames(conn.clone());
+        }
         Some(Self {
             peer,
             conn,
@@ -257,6 +260,10 @@ impl StreamLink {
         let ended = pipe.clone();
         let end = move |_: u32, why: &str| ended.end(why);
         let serial = port.claim_link(peer, initiator, true, Box::new(end))?;
+        if initiator != port.me {
+            // The acceptance: an empty datagram before all others.
+            pipe.lock().waiting.push_back(Bytes::new());
+        }
         let (read, write) = stream.split();
         tokio::spawn(write_out(pipe.clone(), write));
         Some(Self {
@@ -269,6 +276,17 @@ impl StreamLink {
             buf: BytesMut::new(),
             rx_bytes: 0,
         })
+    }
+
+    /// Waits, at the opener, for the peer's acceptance.
+    pub(super) async fn taken(stream: &mut Stream) -> Result<(), String> {
+        let mut empty = [1; 2];
+        match tokio::time::timeout(defaults::HANDSHAKE, stream.read_exact(&mut empty)).await {
+            Ok(Ok(())) if empty == [0; 2] => Ok(()),
+            Ok(Ok(())) => Err("its links are of another version".into()),
+            Ok(Err(e)) => Err(wire::fault::plain(&e.to_string())),
+            Err(_) => Err(format!("no answer in {} s", defaults::HANDSHAKE.as_secs())),
+        }
     }
 
     fn closed(&self, why: &str) -> LinkClosed {

@@ -5,7 +5,7 @@ use super::{
     calls,
     link::{QuicLink, StreamLink},
     net::{Command, Net},
-    port::{Port, PortError},
+    port::Port,
     streams::{OpenFailed, Shared},
 };
 use crate::{defaults, path};
@@ -162,7 +162,15 @@ impl Overlay {
         if let Some(link) = direct_link(&port, peer).await? {
             return Ok(link);
         }
-        let stream = self.open_stream(peer, FRAMES).await?.into_inner();
+        if !port.may_open_link(peer, true) {
+            return Err(CallError::LinkExists(peer));
+        }
+        let mut stream = self.open_stream(peer, FRAMES).await?.into_inner();
+        StreamLink::taken(&mut stream).await.map_err(|why| CallError::Closed {
+            peer,
+            protocol: FRAMES,
+            why,
+        })?;
         let kind = self.path(peer).await.unwrap_or(PathKind::Relayed);
         StreamLink::new(&port, peer, self.me, kind, stream)
             .map(|l| Box::new(l) as Box<dyn Link>)
@@ -229,16 +237,24 @@ pub(super) async fn direct_link(port: &Arc<Port>, peer: NodeId) -> Result<Option
     if port.is_blocked(peer) {
         return Err(CallError::Blocked(peer));
     }
-    let Some(control) = port.control(&id).pop() else {
-        return Ok(None);
-    };
-    let conn = port
-        .connect_frames(id, control.remote_address())
-        .await
-        .map_err(|e: PortError| unreachable(e.to_string()))?;
-    QuicLink::new(port, peer, port.me, conn)
-        .map(|l| Some(Box::new(l) as Box<dyn Link>))
-        .ok_or(CallError::LinkExists(peer))
+    if !port.may_open_link(peer, false) {
+        return Err(CallError::LinkExists(peer));
+    }
+    // Where this node dialled, a listening port answered; where it was dialled, the port may be one that only dials.
+    let mut ways = port.control(&id);
+    ways.sort_by_key(|c| c.side() == quinn::Side::Client);
+    let mut failed = None;
+    for control in ways.iter().rev() {
+        match port.open_frames(id, control.remote_address()).await {
+            Ok(conn) => {
+                return QuicLink::new(port, peer, port.me, conn)
+                    .map(|l| Some(Box::new(l) as Box<dyn Link>))
+                    .ok_or(CallError::LinkExists(peer));
+            }
+            Err(e) => failed = Some(unreachable(e.to_string())),
+        }
+    }
+    failed.map_or(Ok(None), Err)
 }
 
 fn open_error(peer: NodeId, protocol: &'static str, e: OpenFailed) -> CallError {

@@ -174,10 +174,11 @@ pub(super) fn control_config(key: &Keypair, peer: Option<PeerId>) -> Result<quin
     Ok(c)
 }
 
-/// The client's configuration of the frame plane: no streams.
+/// The client's configuration of the frame plane: no streams but the one by which the server accepts the link.
 pub(super) fn frame_config(key: &Keypair, peer: PeerId) -> Result<quinn::ClientConfig, TlsError> {
     let mut t = transport(true, defaults::LINK_IDLE);
-    t.max_concurrent_bidi_streams(VarInt::from_u32(0));
+    t.max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(1));
     let mut c = quinn::ClientConfig::new(Arc::new(tls::frame_client(key, peer)?));
     c.transport_config(Arc::new(t));
     Ok(c)

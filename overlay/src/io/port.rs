@@ -67,6 +67,22 @@ struct State {
     blocked: BTreeSet<NodeId>,
 }
 
+impl State {
+    fn has_place(&self, me: NodeId, peer: NodeId, initiator: NodeId, fallback: bool) -> bool {
+        if self.blocked.contains(&peer) {
+            return false;
+        }
+        if let Some(old) = self.links.get(&peer) {
+            let lower = me.min(peer);
+            let better_path = old.fallback && !fallback;
+            return old.initiator != lower || initiator == lower || better_path;
+        }
+        let stranger = |id: &NodeId, initiator: NodeId| initiator != me && !self.members.contains(id);
+        let strangers = self.links.iter().filter(|(id, l)| stranger(id, l.initiator)).count();
+        !stranger(&peer, initiator) || strangers < defaults::STRANGER_LINKS
+    }
+}
+
 /// The port.
 pub(super) struct Port {
     pub(super) me: NodeId,
@@ -188,20 +204,8 @@ impl Port {
     /// keep the same. Strangers have few slots; a member always has one.
     pub(super) fn claim_link(&self, peer: NodeId, initiator: NodeId, fallback: bool, end: EndLink) -> Option<u64> {
         let mut s = self.lock();
-        if s.blocked.contains(&peer) {
+        if !s.has_place(self.me, peer, initiator, fallback) {
             return None;
-        }
-        let strangers = s.links.keys().filter(|id| !s.members.contains(id)).count();
-        match s.links.get(&peer) {
-            Some(old) => {
-                let lower = self.me.min(peer);
-                let better_path = old.fallback && !fallback;
-                if old.initiator == lower && initiator != lower && !better_path {
-                    return None;
-                }
-            }
-            None if !s.members.contains(&peer) && strangers >= defaults::STRANGER_LINKS => return None,
-            None => {}
         }
         s.next_serial += 1;
         let serial = s.next_serial;
@@ -215,6 +219,11 @@ impl Port {
             (old.end)(close::REPLACED, "a newer link took over");
         }
         Some(serial)
+    }
+
+    /// Whether a link that this node would open to the peer had a place.
+    pub(super) fn may_open_link(&self, peer: NodeId, fallback: bool) -> bool {
+        self.lock().has_place(self.me, peer, self.me, fallback)
     }
 
     /// Notes the connection that carries a peer's link, for figures.
@@ -239,7 +248,40 @@ impl Port {
             .is_some_and(|l| l.fallback && l.initiator == self.me)
     }
 
-    /// Dials the frame plane of a peer at an address.
+    /// Dials the frame plane of a peer at an address, and waits until the peer took the link: a handshake alone does
+    /// not say so, since a server judges a client only after it.
+    pub(super) async fn open_frames(&self, peer: PeerId, addr: SocketAddr) -> Result<quinn::Connection, PortError> {
+        let conn = self.connect_frames(peer, addr).await?;
+        let taken = async {
+            let mut setup = conn.accept_uni().await?;
+            let mut version = [0];
+            setup.read_exact(&mut version).await.map_err(|_| PortError::Version)?;
+            if version == [LINK_VERSION] {
+                Ok(())
+            } else {
+                Err(PortError::Version)
+            }
+        };
+        match tokio::time::timeout(defaults::HANDSHAKE, taken).await {
+            Ok(r) => r.map(|()| conn),
+            Err(_) => Err(PortError::TimedOut),
+        }
+    }
+
+    /// Tells the peer that its link was taken.
+    pub(super) fn take_frames(conn: quinn::Connection) {
+        tokio::spawn(async move {
+            if let Ok(mut setup) = conn.open_uni().await
+                && setup.write_all(&[LINK_VERSION]).await.is_ok()
+                && setup.finish().is_ok()
+            {
+                // Held until the peer has it: a dropped stream may be reset.
+                drop(setup.stopped().await);
+            }
+        });
+    }
+
+    /// The handshake of [`Port::open_frames`].
     pub(super) async fn connect_frames(&self, peer: PeerId, addr: SocketAddr) -> Result<quinn::Connection, PortError> {
         let config = plane::frame_config(&self.keypair, peer)?;
         let connecting = self.endpoint.connect_with(config, addr, SERVER_NAME)?;
@@ -392,6 +434,9 @@ impl Port {
     }
 }
 
+/// What is sent inside a link; the setup stream carries this one byte.
+const LINK_VERSION: u8 = 1;
+
 /// libp2p's certificates name no host; TLS wants some name.
 const SERVER_NAME: &str = "l";
 
@@ -424,6 +469,9 @@ pub enum PortError {
     /// Somebody else answered.
     #[error("another peer answered at this address")]
     WrongPeer,
+    /// The peer's links carry something else.
+    #[error("its links are of another version")]
+    Version,
     /// Too many punches.
     #[error("already {} hole punches under way", defaults::MAX_PUNCHES)]
     TooManyPunches,

@@ -9,7 +9,9 @@
 )]
 
 mod calls;
+mod child;
 mod interop;
+mod lab;
 mod links;
 mod peers;
 mod support;

@@ -214,3 +214,30 @@ async fn both_families_on_one_port() {
     let link = b.net.open_link(net.node_id()).await.unwrap();
     assert!(link.path().remote.unwrap().is_ipv4());
 }
+
+#[tokio::test]
+async fn a_call_at_start_waits_for_the_first_way_in() {
+    let (hub, target) = (node(1).await, node(2).await);
+    target.join(&hub).await;
+    until("the hub to know the target", || async {
+        (hub.net.status().await.ok()?.routing == 1).then_some(())
+    })
+    .await;
+    let way_in = hub.quic().await;
+    let late = node_with(3, |c| c.bootstrap = vec![way_in]).await;
+    late.net.connect(target.id(), vec![]).await.unwrap();
+}
+
+#[tokio::test]
+async fn addresses_that_come_in_during_a_dial_are_used() {
+    let (a, b) = (node(1).await, node(2).await);
+    // The member is dialled without any address; a way in that never answers lets that dial wait.
+    let nowhere = node_with(4, |c| {
+        c.bootstrap = vec!["/ip4/127.0.0.1/udp/9/quic-v1".parse().unwrap()]
+    })
+    .await;
+    for n in [&a, &nowhere] {
+        n.net.set_members([b.id()].into()).await;
+        n.join(&b).await;
+    }
+}

@@ -20,6 +20,8 @@ type Waiter = oneshot::Sender<Result<(), CallError>>;
 enum Stage {
     /// Addresses that were known before.
     Known,
+    /// Nobody is there to be asked yet, but ways in are being dialled.
+    WayIn,
     /// Kademlia is asked for addresses.
     LookUp,
     /// Addresses from the look-up, and relays that may reach the peer.
@@ -33,6 +35,8 @@ pub(super) struct Dial {
     /// The dial that this stage started; `None` while another part of the swarm dials.
     conn: Option<ConnectionId>,
     pub(super) until: Instant,
+    /// Addresses came in since the known ones were tried.
+    fresh: bool,
     why: String,
 }
 
@@ -72,6 +76,7 @@ impl Net {
         if self.blocked.contains(&node) {
             return answer(waiter, Err(CallError::Blocked(node)));
         }
+        let fresh = !addrs.is_empty();
         self.add_known(node, addrs);
         if self.swarm.is_connected(&peer) {
             self.redial.handle_connected(node);
@@ -82,6 +87,10 @@ impl Net {
                 Some(w) if dial.waiters.len() >= defaults::WAITERS => drop(w.send(Err(CallError::Busy(node)))),
                 w => dial.waiters.extend(w),
             }
+            dial.fresh |= fresh;
+            if fresh && dial.conn.is_none() {
+                self.retry_known(peer, node);
+            }
             return;
         }
         self.dials.insert(
@@ -91,9 +100,20 @@ impl Net {
                 waiters: waiter.into_iter().collect(),
                 conn: None,
                 until: Instant::now() + defaults::CONNECT_FOR,
+                fresh: false,
                 why: "no address is known".into(),
             },
         );
+        let addrs = self.addresses(node);
+        self.start_dial(peer, addrs);
+    }
+
+    /// Tries the known addresses again, since there are new ones.
+    fn retry_known(&mut self, peer: PeerId, node: NodeId) {
+        if let Some(d) = self.dials.get_mut(&peer) {
+            d.fresh = false;
+            d.stage = Stage::Known;
+        }
         let addrs = self.addresses(node);
         self.start_dial(peer, addrs);
     }
@@ -140,20 +160,50 @@ impl Net {
         if !matches!(error, DialError::NoAddresses) {
             d.why = short(error);
         }
+        if d.fresh
+            && let Some(node) = path::node_id(&peer)
+        {
+            return self.retry_known(peer, node);
+        }
         match d.stage {
-            Stage::Known => {
-                d.stage = Stage::LookUp;
-                let kad = &mut self.swarm.behaviour_mut().kad;
-                let empty = kad.kbuckets().all(|b| b.is_empty());
-                if empty || self.queries.len() >= defaults::KAD_QUERIES {
-                    self.found(peer, Vec::new());
-                } else {
-                    let id = kad.get_closest_peers(peer);
-                    self.queries.insert(id, Query::Find(peer));
-                }
-            }
-            Stage::LookUp => {}
+            Stage::Known => self.look_up(peer),
+            Stage::WayIn | Stage::LookUp => {}
             Stage::Found => self.give_up(peer),
+        }
+    }
+
+    /// Asks others for addresses of a peer; waits for the first other, if one is to be expected.
+    fn look_up(&mut self, peer: PeerId) {
+        let hopes = self.hopes(peer);
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let alone = kad.kbuckets().all(|b| b.is_empty());
+        let stage = match alone {
+            true if hopes => Stage::WayIn,
+            _ => Stage::LookUp,
+        };
+        if let Some(d) = self.dials.get_mut(&peer) {
+            d.stage = stage;
+        }
+        if stage == Stage::WayIn {
+            return;
+        }
+        if alone || self.queries.len() >= defaults::KAD_QUERIES {
+            self.found(peer, Vec::new());
+        } else {
+            let id = kad.get_closest_peers(peer);
+            self.queries.insert(id, Query::Find(peer));
+        }
+    }
+
+    fn hopes(&self, peer: PeerId) -> bool {
+        !self.anonymous.is_empty() || path::node_id(&peer).is_some_and(|n| self.redial.hopes(n))
+    }
+
+    /// Somebody who can be asked is there.
+    pub(super) fn way_in(&mut self) {
+        let waiting = self.dials.iter().filter(|(_, d)| d.stage == Stage::WayIn);
+        for peer in waiting.map(|(p, _)| *p).collect::<Vec<_>>() {
+            self.look_up(peer);
         }
     }
 

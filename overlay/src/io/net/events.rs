@@ -93,6 +93,7 @@ impl Net {
             remote: bare(&remote),
             seq: self.next_seq,
             rtt: None,
+            dialled: point.is_dialer(),
         };
         let first = !self.peers.contains_key(&peer);
         let p = self.peers.entry(peer).or_insert_with(|| Peer {
@@ -204,7 +205,8 @@ impl Net {
         let (Some(node), Some(p)) = (path::node_id(&peer), self.peers.get_mut(&peer)) else {
             return;
         };
-        let route = p.conns.get(&conn).and_then(|c| c.route);
+        let live = p.conns.get(&conn);
+        let (route, dialled) = (live.and_then(|c| c.route), live.is_some_and(|c| c.dialled));
         let local = route
             .and_then(|r| r.socket)
             .is_some_and(|s| s.ip().to_canonical().is_loopback());
@@ -221,27 +223,34 @@ impl Net {
         p.lanline = info.protocol_version == IDENTIFY;
         p.relays = speaks(RELAY_HOP);
         p.listen = listen.clone();
+        self.relays.judge_now();
         let ours = p.lanline && speaks(KAD.as_ref());
+        self.update_keep();
         let kad = &mut self.swarm.behaviour_mut().kad;
         if ours {
             for a in &listen {
                 kad.add_address(&peer, a.clone());
             }
             self.book.remember(Instant::now(), wall(), node, &listen);
+            self.way_in();
         } else {
             // A peer of some other libp2p network must not sit in our table.
             kad.remove_peer(&peer);
         }
         if route.is_some_and(|r| r.kind == PathKind::Direct) {
-            self.on_observed(bare(&info.observed_addr));
+            self.on_observed(bare(&info.observed_addr), dialled);
         }
     }
 
-    /// A peer says at which address it sees us.
-    fn on_observed(&mut self, addr: Multiaddr) {
+    /// A peer says at which address it sees us. If that is one on which we listen, and the peer dialled it, it is
+    /// reachable: AutoNAT tests only over connections that we dialled, so a pure way in would never learn it.
+    fn on_observed(&mut self, addr: Multiaddr, dialled: bool) {
         if self.prefixes.borrow().contains_addr(&addr) || path::route(&addr).is_none_or(|r| r.kind != PathKind::Direct)
         {
             return;
+        }
+        if !dialled && self.swarm.listeners().any(|l| *l == addr) {
+            self.swarm.add_external_address(addr.clone());
         }
         let new = !self.observed.contains(&addr);
         self.observed.retain(|a| *a != addr);

@@ -81,6 +81,8 @@ struct Conn {
     remote: Multiaddr,
     seq: u64,
     rtt: Option<Duration>,
+    /// Whether this node dialled.
+    dialled: bool,
 }
 
 /// One connected peer.

@@ -27,6 +27,11 @@ impl Relays {
         }
     }
 
+    /// Something changed that may make a relay needed or possible: judge now.
+    pub(super) fn judge_now(&mut self) {
+        self.next_check = Instant::now();
+    }
+
     /// Relays that hold a reservation.
     pub(super) fn accepted(&self) -> Vec<NodeId> {
         let up = self.asked.iter().filter(|(_, a)| a.accepted);
@@ -35,11 +40,26 @@ impl Relays {
 }
 
 impl Net {
-    /// Whether somebody reached this node when asked to try, or an address of its own is public.
+    /// Whether an address that the whole Internet can use has been confirmed.
     pub(super) fn is_public(&self) -> bool {
-        self.swarm
-            .external_addresses()
-            .any(|a| path::route(a).is_some_and(|r| r.kind != PathKind::Relayed))
+        let direct = |a: &&Multiaddr| path::route(a).is_some_and(|r| r.kind != PathKind::Relayed);
+        let mut addrs = self.swarm.external_addresses().filter(direct);
+        addrs.any(|a| path::ip_of(a).is_some_and(path::is_public))
+    }
+
+    /// Whether some peer sees this node at an address that is not its own.
+    pub(super) fn is_behind_nat(&self) -> bool {
+        let own = |ip| self.swarm.listeners().any(|l| path::ip_of(l) == ip);
+        self.observed.iter().any(|a| !own(path::ip_of(a)))
+    }
+
+    /// Whether nobody but a neighbour can reach this node by itself. On a local network alone there is no need.
+    fn needs_relay(&self) -> bool {
+        let announces = self
+            .swarm
+            .listeners()
+            .any(|a| path::route(a).is_some_and(|r| r.kind != PathKind::Relayed));
+        !self.is_public() && (self.is_behind_nat() || !announces)
     }
 
     /// Asks for a reservation if one is missing: members first, then bootstraps, then anybody who relays.
@@ -49,7 +69,7 @@ impl Net {
         }
         self.relays.next_check = now + defaults::RELAY_CHECK;
         self.relays.refused.retain(|_, until| *until > now);
-        if self.is_public() || self.relays.asked.len() >= defaults::RELAYS {
+        if !self.needs_relay() || self.relays.asked.len() >= defaults::RELAYS {
             return;
         }
         let mut choice: Vec<(u8, PeerId, Multiaddr)> = Vec::new();

@@ -46,10 +46,16 @@ impl Net {
     /// The overlay as a whole.
     pub(super) fn status(&mut self) -> NetStatus {
         let relays = self.relays.accepted();
-        let reachability = match (self.is_public(), relays.is_empty(), self.observed.is_empty()) {
-            (true, _, _) => "public",
-            (_, false, _) => "relayed",
-            (_, _, false) => "behind NAT",
+        let reachability = match (
+            self.is_public(),
+            relays.is_empty(),
+            self.is_behind_nat(),
+            self.observed.is_empty(),
+        ) {
+            (true, ..) => "public",
+            (_, false, ..) => "relayed",
+            (_, _, true, _) => "behind NAT",
+            (.., false) => "local",
             _ => "unknown",
         };
         let mdns = match &self.mdns {
@@ -87,7 +93,7 @@ impl Net {
                 PathKind::Direct if ip.is_some_and(|ip| ip.is_loopback()) => 8,
                 _ if ip.is_some_and(|ip| ip.is_loopback()) => 9,
                 PathKind::Relayed => 4,
-                PathKind::Direct if confirmed => 0,
+                PathKind::Direct if confirmed && ip.is_some_and(path::is_public) => 0,
                 PathKind::Direct if matches!(ip, Some(std::net::IpAddr::V6(v6)) if v6.is_unicast_link_local()) => {
                     continue;
                 }
