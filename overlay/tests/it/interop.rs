@@ -40,7 +40,7 @@ async fn stock() -> (Swarm<Stock>, Multiaddr) {
 /// Drives the stock swarm until it has pinged the peer and knows what it runs.
 async fn pinged_and_identified(swarm: &mut Swarm<Stock>, us: &Node) -> Multiaddr {
     let (mut pings, mut agent, mut remote) = (0, None, None);
-    while pings < 3 || agent.is_none() {
+    while pings < 1 || agent.is_none() {
         match guard("a ping", swarm.select_next_some()).await {
             SwarmEvent::ConnectionEstablished { endpoint, .. } => remote = Some(endpoint.get_remote_address().clone()),
             SwarmEvent::Behaviour(StockEvent::Ping(p)) => {

@@ -241,3 +241,18 @@ async fn addresses_that_come_in_during_a_dial_are_used() {
         n.join(&b).await;
     }
 }
+
+#[tokio::test]
+async fn callers_that_wait_for_one_peer_are_bounded() {
+    let a = node(1).await;
+    let stranger = key(9).node_id();
+    let nobody: overlay::io::Multiaddr = "/ip4/127.0.0.1/udp/9/quic-v1".parse().unwrap();
+    let calls = (0..overlay::defaults::WAITERS + 10).map(|_| a.net.connect(stranger, vec![nobody.clone()]));
+    let answers = futures::future::join_all(calls).await;
+    let busy = answers.iter().filter(|r| **r == Err(CallError::Busy(stranger))).count();
+    let unreachable = |r: &&Result<(), CallError>| matches!(r, Err(CallError::Unreachable { .. }));
+    assert_eq!(
+        (busy, answers.iter().filter(unreachable).count()),
+        (10, overlay::defaults::WAITERS)
+    );
+}

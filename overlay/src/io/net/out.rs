@@ -124,4 +124,64 @@ mod tests {
         assert!(matches!(rx.recv().await, Some(OverlayEvent::AddressesChanged)));
         assert!(!out.pending());
     }
+
+    struct Ended(NodeId, std::sync::Arc<std::sync::Mutex<Vec<NodeId>>>);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.1.lock().unwrap().push(self.0);
+        }
+    }
+
+    impl Link for Ended {
+        fn peer(&self) -> NodeId {
+            self.0
+        }
+
+        fn max_payload(&self) -> usize {
+            0
+        }
+
+        fn send(&mut self, _: &mut Vec<bytes::Bytes>) -> Result<wire::link::Sent, wire::link::LinkClosed> {
+            Ok(wire::link::Sent::default())
+        }
+
+        fn send_room(&self) -> usize {
+            0
+        }
+
+        fn poll_recv(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+            _: &mut Vec<bytes::Bytes>,
+            _: usize,
+        ) -> std::task::Poll<Result<usize, wire::link::LinkClosed>> {
+            std::task::Poll::Pending
+        }
+
+        fn path(&self) -> wire::link::PathInfo {
+            wire::link::PathInfo {
+                kind: wire::link::PathKind::Direct,
+                remote: None,
+                rtt: std::time::Duration::ZERO,
+                lost: 0,
+                sent: 0,
+                tx_bytes: 0,
+                rx_bytes: 0,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn of_too_many_links_the_oldest_are_closed() {
+        let (tx, mut rx) = mpsc::channel(defaults::EVENTS);
+        let (mut out, ended) = (Outbox::new(tx), std::sync::Arc::default());
+        let id = |n: usize| NodeId([u8::try_from(n).unwrap(); 32]);
+        for n in 0..defaults::PENDING_LINKS + 3 {
+            out.link(Box::new(Ended(id(n), std::sync::Arc::clone(&ended))));
+        }
+        assert_eq!(*ended.lock().unwrap(), [id(0), id(1), id(2)]);
+        out.flush().await;
+        assert!(matches!(rx.recv().await, Some(OverlayEvent::Link(l)) if l.peer() == id(3)));
+    }
 }

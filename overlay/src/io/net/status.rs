@@ -84,7 +84,7 @@ impl Net {
         let mut all: Vec<(u8, Multiaddr)> = Vec::new();
         let listen = self.swarm.listeners().map(|a| (false, a));
         let confirmed = self.swarm.external_addresses().map(|a| (true, a));
-        let observed = self.observed.iter().map(|a| (false, a));
+        let observed = self.observed.iter().rev().map(|a| (false, a));
         for (confirmed, a) in confirmed.chain(listen).chain(observed) {
             let Some(route) = path::route(a) else { continue };
             let ip = path::ip_of(a);
