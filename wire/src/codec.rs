@@ -35,14 +35,20 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], cap: usize) -> Result<T, Decode
         return Err(DecodeError::TooLong { len: bytes.len(), cap });
     }
     let (value, rest) = postcard::take_from_bytes(bytes).map_err(|e| DecodeError::Malformed(e.to_string()))?;
-    if rest.is_empty() { Ok(value) } else { Err(DecodeError::Trailing(rest.len())) }
+    if rest.is_empty() {
+        Ok(value)
+    } else {
+        Err(DecodeError::Trailing(rest.len()))
+    }
 }
 
 /// Splits one length-prefixed message off the front of `buf`: `Ok(None)` while it is incomplete.
 ///
 /// The length is checked against `cap` as soon as its four bytes are there, so a liar cannot make us wait or allocate.
 pub fn split_frame(buf: &mut bytes::BytesMut, cap: usize) -> Result<Option<bytes::Bytes>, DecodeError> {
-    let Some(head) = buf.first_chunk::<4>() else { return Ok(None) };
+    let Some(head) = buf.first_chunk::<4>() else {
+        return Ok(None);
+    };
     let len = u32::from_be_bytes(*head) as usize;
     if len > cap {
         return Err(DecodeError::TooLong { len, cap });
@@ -57,7 +63,10 @@ pub fn split_frame(buf: &mut bytes::BytesMut, cap: usize) -> Result<Option<bytes
 /// Puts the length prefix before an encoded message.
 pub fn frame<T: Serialize>(value: &T) -> Result<Vec<u8>, DecodeError> {
     let body = encode(value)?;
-    let len = u32::try_from(body.len()).map_err(|_| DecodeError::TooLong { len: body.len(), cap: u32::MAX as usize })?;
+    let len = u32::try_from(body.len()).map_err(|_| DecodeError::TooLong {
+        len: body.len(),
+        cap: u32::MAX as usize,
+    })?;
     let mut out = Vec::with_capacity(4 + body.len());
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(&body);
@@ -73,7 +82,10 @@ mod tests {
     fn refuses_long_and_trailing() {
         let b = encode(&(7u32, "x".to_string())).unwrap();
         assert_eq!(decode::<(u32, String)>(&b, 64).unwrap(), (7, "x".into()));
-        assert!(matches!(decode::<(u32, String)>(&b, 2), Err(DecodeError::TooLong { cap: 2, .. })));
+        assert!(matches!(
+            decode::<(u32, String)>(&b, 2),
+            Err(DecodeError::TooLong { cap: 2, .. })
+        ));
         let mut long = b.clone();
         long.push(0);
         assert_eq!(decode::<(u32, String)>(&long, 64), Err(DecodeError::Trailing(1)));

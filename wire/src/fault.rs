@@ -58,7 +58,11 @@ pub struct Fault {
 impl Fault {
     /// A fault with no advice.
     pub fn new(kind: FaultKind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), next: None }
+        Self {
+            kind,
+            what: what.into(),
+            next: None,
+        }
     }
 
     /// Adds the next step.
@@ -71,7 +75,11 @@ impl Fault {
     /// As received from a peer: bounded, and free of control characters that a terminal would obey.
     #[must_use]
     pub fn sanitised(self) -> Self {
-        Self { kind: self.kind, what: plain(&self.what), next: self.next.as_deref().map(plain) }
+        Self {
+            kind: self.kind,
+            what: plain(&self.what),
+            next: self.next.as_deref().map(plain),
+        }
     }
 }
 
@@ -106,7 +114,9 @@ mod tests {
 
     #[test]
     fn a_peers_text_cannot_drive_the_terminal() {
-        let f = Fault::new(FaultKind::Refused, "\x1b]0;owned\x07no\n").next("x".repeat(5_000)).sanitised();
+        let f = Fault::new(FaultKind::Refused, "\x1b]0;owned\x07no\n")
+            .next("x".repeat(5_000))
+            .sanitised();
         assert!(!f.what.chars().any(char::is_control));
         assert!(f.next.is_some_and(|n| n.len() == MAX_TEXT));
     }

@@ -90,7 +90,10 @@ impl Name {
     /// This name with `-n` behind it, cut so that it stays a name.
     #[must_use]
     pub fn numbered(&self, n: u32) -> Self {
-        Self(format!("{}-{n}", self.0.get(..self.0.len().min(52)).unwrap_or_default()))
+        Self(format!(
+            "{}-{n}",
+            self.0.get(..self.0.len().min(52)).unwrap_or_default()
+        ))
     }
 }
 

@@ -81,12 +81,7 @@ pub trait Link: Send + 'static {
     fn send_room(&self) -> usize;
 
     /// Appends up to `max` received datagrams to `out`. `Ready(Ok(n))` has n > 0.
-    fn poll_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-        out: &mut Vec<Bytes>,
-        max: usize,
-    ) -> Poll<Result<usize, LinkClosed>>;
+    fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>, max: usize) -> Poll<Result<usize, LinkClosed>>;
 
     /// Figures for people and for path choice.
     fn path(&self) -> PathInfo;

@@ -89,7 +89,13 @@ mod tests {
         assert!(MacAddr::BROADCAST.is_multicast() && !MacAddr::BROADCAST.is_valid_source());
         assert!("01:80:c2:00:00:0e".parse::<MacAddr>().unwrap().is_link_reserved());
         assert!(!"01:80:c2:00:00:10".parse::<MacAddr>().unwrap().is_link_reserved());
-        for bad in ["", "02:00:5e:10:00", "02:00:5e:10:00:ff:01", "2:0:5e:10:0:ff", "zz:00:00:00:00:00"] {
+        for bad in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:ff:01",
+            "2:0:5e:10:0:ff",
+            "zz:00:00:00:00:00",
+        ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }
         assert!(MacAddr::local_from(&[0xff; 6]).is_valid_source());

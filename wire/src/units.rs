@@ -70,7 +70,11 @@ impl fmt::Display for ByteSize {
             v /= 1024.0;
             u += 1;
         }
-        if u == 0 || v >= 100.0 || v.fract() < 0.05 { write!(f, "{v:.0} {}", UNITS[u]) } else { write!(f, "{v:.1} {}", UNITS[u]) }
+        if u == 0 || v >= 100.0 || v.fract() < 0.05 {
+            write!(f, "{v:.0} {}", UNITS[u])
+        } else {
+            write!(f, "{v:.1} {}", UNITS[u])
+        }
     }
 }
 

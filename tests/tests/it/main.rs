@@ -15,7 +15,7 @@ mod guest;
 mod kill;
 mod lab;
 mod main_job;
-mod nat;
 mod members;
+mod nat;
 mod pieces;
 mod tickets;
