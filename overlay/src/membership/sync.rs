@@ -9,7 +9,7 @@ use wire::{
 };
 
 impl LanState {
-    /// The next call to make, with a deadline shorter than [`CALL_DEADLINE`].
+    /// The next call to make, with a deadline shorter than [`CALL_DEADLINE`](crate::defaults::CALL_DEADLINE).
     pub fn poll_transmit(&mut self) -> Option<(NodeId, AdmitCall)> {
         if self.calls.len() >= CALLS_MAX {
             return None;

@@ -1,7 +1,7 @@
 //! Links between namespaces: a TAP in each, and one thread that moves frames from one to the other through [`Netem`].
 //!
 //! The thread sleeps in `ppoll`, whose timeout has the precision of a kernel timer, and works in rounds of at least
-//! [`ROUND`], so that a stream of 100 Mb/s costs a few thousand wake-ups a second and not one a frame. A frame is
+//! `ROUND`, so that a stream of 100 Mb/s costs a few thousand wake-ups a second and not one a frame. A frame is
 //! therefore late by at most one round.
 
 use super::sh::timespec;

@@ -70,7 +70,7 @@ pub enum Denied {
 pub enum Do {
     /// Write the record; durable when done.
     Persist,
-    /// Start QEMU, then call [`Guest::handle_spawned`].
+    /// Start QEMU, then call [`Guest::handle_spawned`](super::Guest::handle_spawned).
     Spawn,
     /// Give the monitor a command.
     Tell(Command),
@@ -78,7 +78,7 @@ pub enum Do {
     Kill,
     /// Remove what only a running guest has: run record, sockets.
     Forget,
-    /// Delete the folder, then call [`Guest::handle_deleted`].
+    /// Delete the folder, then call [`Guest::handle_deleted`](super::Guest::handle_deleted).
     Delete,
 }
 

@@ -13,7 +13,7 @@ use wire::{
 pub struct GuestsConfig {
     /// This node.
     pub host: NodeId,
-    /// What the machine can do, from [`super::probe`].
+    /// What the machine can do, from [`super::probe()`].
     pub caps: HostCaps,
     /// What the owner lends to others; none: only the node's own guests run.
     pub offer: Option<Offer>,
@@ -42,7 +42,7 @@ pub enum StopMode {
     Force,
 }
 
-/// What happened to a guest. A hint: [`Guests::info`] has the truth.
+/// What happened to a guest. A hint: [`Guests::info`](super::Guests::info) has the truth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestEvent {
     /// Its state or note is another.
@@ -96,7 +96,7 @@ pub struct Endpoints {
     /// The NIC's stream socket: QEMU listens while the guest runs, the tunnel connects.
     pub nic: PathBuf,
     /// The image's NBD socket: the node binds it before the start, QEMU connects. After a bind while the guest runs,
-    /// call [`Guests::hand_over_disk`].
+    /// call [`Guests::hand_over_disk`](super::Guests::hand_over_disk).
     pub disk: PathBuf,
     /// Where a kernel may be materialised in place.
     pub kernel: PathBuf,

@@ -62,7 +62,14 @@ impl Suite {
         ];
         self.command("lints", cargo().args(clippy))?;
         if !quick {
-            let doc = ["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"];
+            let doc = [
+                "doc",
+                "--quiet",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+                "--keep-going",
+            ];
             self.command("documentation", cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))?;
         }
         self.checks()?;
@@ -220,11 +227,14 @@ fn tee(read: impl std::io::Read, mut log: fs::File, each: bool) -> Result<String
     let mut said = String::new();
     let mut from = BufReader::new(read);
     let mut raw = Vec::new();
+    let mut last = Instant::now();
     while from.read_until(b'\n', &mut raw)? > 0 {
         log.write_all(&raw)?;
         let text = String::from_utf8_lossy(&raw);
         if each && text.starts_with("test ") {
-            say(&format!("  {}", text.trim_end()));
+            // One test at a time: the time since the last line is this test's.
+            say(&format!("  {:>4} s  {}", last.elapsed().as_secs(), text.trim_end()));
+            last = Instant::now();
         }
         said.push_str(&text);
         raw.clear();

@@ -129,6 +129,8 @@ impl Daemon {
         while let Some(event) = events.recv().await {
             match event {
                 TunnelEvent::Advertise { lan, adverts } => self.tell(&lan, adverts, &self.linked()),
+                // Every machine with IPv6 gives itself one; what a person waits for is the LAN's.
+                TunnelEvent::GuestAddress { ip, .. } if is_link_local(ip) => {}
                 TunnelEvent::GuestAddress { guest, ip, learned } => {
                     tracing::info!(%guest, learned = ?learned, "a guest's address was seen");
                     tracing::debug!(%guest, %ip, "the address");
@@ -247,5 +249,13 @@ impl Daemon {
         }
         self.tunnel.apply_adverts(&lan, peer, update.adverts).await;
         Ok(())
+    }
+}
+
+/// An address that a machine gives itself, good on its own segment alone.
+fn is_link_local(ip: std::net::IpAddr) -> bool {
+    match ip {
+        std::net::IpAddr::V4(ip) => ip.is_link_local(),
+        std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
