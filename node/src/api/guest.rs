@@ -154,7 +154,7 @@ pub struct GuestView {
 pub struct Address {
     /// The address.
     pub ip: String,
-    /// How it became known: `dhcp`, `arp`, `nd` or `ip`.
+    /// How it became known: `lan`, read by its host from frames that passed.
     pub learned: String,
 }
 
