@@ -17,7 +17,7 @@ use std::{
 };
 use wire::{
     Fault, FaultKind, LanId, NodeId,
-    membership::{AdmitCall, AdmitReply, PROTOCOL, Role},
+    membership::{AdmitCall, AdmitReply, MAX_ADDR_TEXT, MAX_ADDRS, PROTOCOL, Role},
 };
 
 /// How long one call of `/lanline/admit/1` may take.
@@ -65,7 +65,7 @@ impl Daemon {
 
     /// One step: timers, calls, events, disk. Answers when the next is due.
     async fn step_lans(self: &Arc<Self>) -> Instant {
-        let addrs = self.told_addrs(wire::membership::MAX_ADDRS).await;
+        let addrs = self.told_addrs(MAX_ADDRS, MAX_ADDR_TEXT).await;
         let (calls, events, wake) = {
             let mut state = lock(&self.lans);
             state.set_addrs(addrs);
@@ -246,7 +246,7 @@ impl Daemon {
             role,
             life: req.expires_ms.map_or(TICKET_LIFE, Duration::from_millis),
             uses,
-            addrs: self.told_addrs(TICKET_ADDRS).await,
+            addrs: self.told_addrs(TICKET_ADDRS, MAX_ADDR_TEXT).await,
             id: rand::random(),
             secret: rand::random(),
         };
@@ -262,16 +262,12 @@ impl Daemon {
         })
     }
 
-    /// Where this node can be dialled, at most `most` addresses: direct ones first, then those through relays.
-    async fn told_addrs(&self, most: usize) -> Vec<String> {
-        let mut addrs: Vec<String> = self
-            .overlay
-            .dial_addrs()
-            .await
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        addrs.retain(|a| a.len() <= wire::membership::MAX_ADDR_TEXT);
+    /// Where this node can be dialled, at most `most` addresses of at most `longest` bytes: direct ones first, then
+    /// those through relays.
+    pub(super) async fn told_addrs(&self, most: usize, longest: usize) -> Vec<String> {
+        let all = self.overlay.dial_addrs().await;
+        let mut addrs: Vec<String> = all.iter().map(ToString::to_string).collect();
+        addrs.retain(|a| a.len() <= longest);
         addrs.sort_by_key(|a| a.contains("/p2p-circuit"));
         addrs.truncate(most);
         addrs

@@ -70,16 +70,9 @@ impl Daemon {
     }
 
     async fn set_profile(&self) {
-        let mut addrs: Vec<String> = self
-            .overlay
-            .dial_addrs()
-            .await
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        addrs.retain(|a| a.len() <= wire::advert::MAX_ADDR_BYTES);
-        addrs.sort_by_key(|a| a.contains("/p2p-circuit"));
-        addrs.truncate(wire::advert::MAX_ADDRS);
+        let addrs = self
+            .told_addrs(wire::advert::MAX_ADDRS, wire::advert::MAX_ADDR_BYTES)
+            .await;
         self.discovery.set_profile(Some(self.name.clone()), addrs);
     }
 
