@@ -7,6 +7,7 @@ use super::{Daemon, calls::CallEnd, find::Candidate, registry::MyGuest};
 use crate::api::{Progress, ProgressLine, RunRequest, RunResult, StepLine, Unit, WaitFor};
 use std::{
     collections::BTreeMap,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 use wire::{
@@ -26,6 +27,46 @@ struct Plan {
     image: ImageId,
     image_ref: String,
     hints: Vec<NodeId>,
+}
+
+/// How long a person waits: `limit` since the last sign that it goes on. A step is one, and so is a piece that arrived;
+/// so a large image may take its time, and once the guest runs, `limit` is what its address may take.
+struct Wait {
+    t0: Instant,
+    limit: Duration,
+    progress: Progress,
+    sign: Mutex<(Instant, u64)>,
+}
+
+impl Wait {
+    fn new(t0: Instant, limit: Duration, progress: Progress) -> Self {
+        Self {
+            t0,
+            limit,
+            progress,
+            sign: Mutex::new((t0, 0)),
+        }
+    }
+
+    fn saw(&self, update: &GuestUpdate) {
+        let mut sign = super::lock(&self.sign);
+        match update {
+            GuestUpdate::Step { .. } => sign.0 = Instant::now(),
+            GuestUpdate::Progress(p) if p.pieces_have > sign.1 => *sign = (Instant::now(), p.pieces_have),
+            _ => {}
+        }
+    }
+
+    /// Ends when there was no sign for too long.
+    async fn over(&self) {
+        loop {
+            let until = super::lock(&self.sign).0 + self.limit;
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
 }
 
 /// What became known while a host worked.
@@ -52,9 +93,9 @@ impl Daemon {
     /// Finds a host, starts a guest there, waits for what the caller asked for.
     pub(super) async fn run_guest(&self, req: RunRequest, progress: Progress) -> Result<RunResult, Fault> {
         let t0 = Instant::now();
-        let deadline = t0 + Duration::from_millis(req.timeout_ms);
         let plan = self.plan_run(&req, &progress).await?;
         let mut trail = Trail::default();
+        let wait = Wait::new(t0, Duration::from_millis(req.timeout_ms), progress.clone());
         progress.waiting("looking for hosts that lend");
         let candidates = self.candidates(&req, &plan).await?;
         let id = GuestId::from_random(rand::random());
@@ -62,9 +103,7 @@ impl Daemon {
         for c in candidates {
             trail.steps.clear();
             trail.step(&progress, "host_found", t0, format!("chose {}", c.describe()));
-            let started = self
-                .start_at(&c, id, &req, &plan, (t0, deadline), &progress, &mut trail)
-                .await;
+            let started = self.start_at(&c, id, &req, &plan, &wait, &mut trail).await;
             match started {
                 Ok(view) => return Ok(self.run_result(&c, view, &plan, trail, t0)),
                 Err(f) if req.host.is_none() && f.kind == FaultKind::Refused => {
@@ -141,18 +180,13 @@ impl Daemon {
     }
 
     /// Starts the guest at one host, repeating the call while the path breaks and time is left.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call site; a struct would only rename the seven"
-    )]
     async fn start_at(
         &self,
         host: &Candidate,
         id: GuestId,
         req: &RunRequest,
         plan: &Plan,
-        (t0, deadline): (Instant, Instant),
-        progress: &Progress,
+        wait: &Wait,
         trail: &mut Trail,
     ) -> Result<GuestView, Fault> {
         let spec = GuestSpecV1 {
@@ -172,27 +206,25 @@ impl Daemon {
             token: self.token_for(host.id),
         };
         let wait_ip = req.wait == WaitFor::Ip && plan.lan.is_some();
+        let mut broken = None;
         loop {
-            let attempt = self.follow_start(host, &call, wait_ip, t0, progress, trail);
-            let end = match tokio::time::timeout_at(deadline.into(), attempt).await {
-                Err(_) => return Err(self.late(host, &plan.name, trail)),
-                Ok(Ok(view)) => return Ok(view),
-                Ok(Err(end)) => end,
+            let end = tokio::select! {
+                ended = self.follow_start(host, &call, wait_ip, wait, trail) => match ended {
+                    Ok(view) => return Ok(view),
+                    Err(end) => end,
+                },
+                () = wait.over() => return Err(late(host, &plan.name, trail, broken)),
             };
             match end {
                 CallEnd::Fault(f) => {
                     self.registry_remove(id)?;
                     return Err(f);
                 }
-                CallEnd::Broken(why) if Instant::now() + RETRY_PAUSE < deadline => {
-                    progress.waiting(format!("{} went away ({why}); asking it again", host.name));
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                }
                 CallEnd::Broken(why) => {
-                    return Err(CallEnd::Broken(why).into_fault(&host.name).next(format!(
-                        "the guest may still start; look with: lanline info {}",
-                        plan.name
-                    )));
+                    wait.progress
+                        .waiting(format!("{} went away ({why}); asking it again", host.name));
+                    broken = Some(why);
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
         }
@@ -204,8 +236,7 @@ impl Daemon {
         host: &Candidate,
         call: &GuestCall,
         wait_ip: bool,
-        t0: Instant,
-        progress: &Progress,
+        wait: &Wait,
         trail: &mut Trail,
     ) -> Result<GuestView, CallEnd> {
         let runs = tokio::sync::Notify::new();
@@ -219,7 +250,7 @@ impl Daemon {
             ) {
                 runs.notify_one();
             }
-            note_update(u, host, t0, progress, trail);
+            note_update(u, host, wait, trail);
         });
         let result = tokio::select! {
             r = followed => r?,
@@ -242,18 +273,6 @@ impl Daemon {
             }
         }
         Ok(*view)
-    }
-
-    fn late(&self, host: &Candidate, name: &Name, trail: &Trail) -> Fault {
-        let reached = trail.steps.last().map_or("asking the host", |s| s.step.as_str());
-        Fault::new(
-            FaultKind::TimedOut,
-            format!(
-                "time ran out while waiting at {}, after the step '{reached}'; the guest may still come up",
-                host.name
-            ),
-        )
-        .next(format!("look at it with: lanline info {name}, or lanline logs {name}"))
     }
 
     fn run_result(&self, host: &Candidate, view: GuestView, plan: &Plan, trail: Trail, t0: Instant) -> RunResult {
@@ -282,12 +301,33 @@ impl Daemon {
     }
 }
 
+/// Nothing new came for as long as the caller was ready to wait.
+fn late(host: &Candidate, name: &Name, trail: &Trail, broken: Option<String>) -> Fault {
+    let look = format!("look at it with: lanline info {name}, or lanline logs {name}");
+    if let Some(why) = broken {
+        return CallEnd::Broken(why)
+            .into_fault(&host.name)
+            .next(format!("the guest may still start; {look}"));
+    }
+    let reached = trail.steps.last().map_or("asking the host", |s| s.step.as_str());
+    Fault::new(
+        FaultKind::TimedOut,
+        format!(
+            "nothing new from {} for too long after the step '{reached}'; the guest may still come up",
+            host.name
+        ),
+    )
+    .next(look)
+}
+
 fn no_host() -> Fault {
     Fault::new(FaultKind::NoMatch, "no machine offers to run guests").next("see who lends: lanline hosts")
 }
 
 /// Shows an update of a host to the person who waits, and keeps what the result needs.
-fn note_update(update: GuestUpdate, host: &Candidate, t0: Instant, progress: &Progress, trail: &mut Trail) {
+fn note_update(update: GuestUpdate, host: &Candidate, wait: &Wait, trail: &mut Trail) {
+    let (t0, progress) = (wait.t0, &wait.progress);
+    wait.saw(&update);
     match update {
         GuestUpdate::Step { step, note, .. } => {
             let (word, text) = match step {
