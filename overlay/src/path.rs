@@ -117,29 +117,57 @@ pub fn peer_of(addr: &Multiaddr) -> Option<PeerId> {
 /// Networks that the underlay must never use: those behind our own TAPs. Without this a tunnel would, sooner or later,
 /// run through itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Prefixes(Vec<(IpAddr, u8)>);
+pub struct Prefixes {
+    hidden: Vec<(IpAddr, u8)>,
+    bridged: Vec<(IpAddr, u8)>,
+}
 
 impl Prefixes {
-    /// From network address and prefix length in bits.
+    /// Networks behind our TAPs, from address and prefix length in bits: neither dialled nor announced.
     pub fn new(list: impl IntoIterator<Item = (IpAddr, u8)>) -> Self {
-        let mut v: Vec<_> = list.into_iter().map(|(ip, len)| (mask(ip, len), len)).collect();
-        v.sort_unstable();
-        v.dedup();
-        Self(v)
+        Self {
+            hidden: networks(list),
+            bridged: Vec::new(),
+        }
     }
 
-    /// Whether an IP lies in one of the networks.
+    /// With the networks of bridges that a TAP of ours is in. What lies there may be a neighbour on the wire or a member
+    /// at the far end of our own tunnel, so nothing there is dialled. Our own address there is announced all the same:
+    /// for neighbours, and for the router in front of us, it is the way in; a member whose TAP or bridge is on the same
+    /// network does not dial it for the same reason as here.
+    #[must_use]
+    pub fn with_bridges(mut self, list: impl IntoIterator<Item = (IpAddr, u8)>) -> Self {
+        self.bridged = networks(list);
+        self
+    }
+
+    /// Whether an IP lies in one of the networks, so that it must not be dialled.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.0
-            .iter()
-            .any(|(net, len)| net.is_ipv4() == ip.is_ipv4() && mask(ip, *len) == *net)
+        lies_in(&self.hidden, ip) || lies_in(&self.bridged, ip)
+    }
+
+    /// Whether an own address must not be announced either.
+    pub fn hides_addr(&self, addr: &Multiaddr) -> bool {
+        ip_of(addr).is_some_and(|ip| lies_in(&self.hidden, ip))
     }
 
     /// Whether an address begins with such an IP.
     pub fn contains_addr(&self, addr: &Multiaddr) -> bool {
         ip_of(addr).is_some_and(|ip| self.contains(ip))
     }
+}
+
+fn networks(list: impl IntoIterator<Item = (IpAddr, u8)>) -> Vec<(IpAddr, u8)> {
+    let mut v: Vec<_> = list.into_iter().map(|(ip, len)| (mask(ip, len), len)).collect();
+    v.sort_unstable();
+    v.dedup();
+    v
+}
+
+fn lies_in(nets: &[(IpAddr, u8)], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    nets.iter()
+        .any(|(net, len)| net.is_ipv4() == ip.is_ipv4() && mask(ip, *len) == *net)
 }
 
 fn mask(ip: IpAddr, len: u8) -> IpAddr {
@@ -235,6 +263,10 @@ mod tests {
     #[test]
     fn what_a_peer_says_is_filtered() {
         let tap = Prefixes::new([("192.168.77.3".parse().unwrap(), 24)]);
+        let own: Multiaddr = "/ip4/192.168.77.3/udp/1/quic-v1".parse().unwrap();
+        let bridge = Prefixes::default().with_bridges([("192.168.77.3".parse().unwrap(), 24)]);
+        assert!(tap.contains_addr(&own) && tap.hides_addr(&own));
+        assert!(bridge.contains_addr(&own) && !bridge.hides_addr(&own));
         let ok = |s: &str, local| usable(&m(s), local, &tap);
         assert!(ok("/ip4/192.168.78.3/udp/7/quic-v1", false));
         assert!(!ok("/ip4/192.168.77.9/udp/7/quic-v1", false), "inside the tunnel");

@@ -1,4 +1,5 @@
-//! Keeps the underlay out of our own tunnels: no address behind an excluded interface is announced or dialled.
+//! Keeps the underlay out of our own tunnels: no address behind an excluded interface is dialled, and none behind a TAP
+//! is announced.
 
 use crate::path::Prefixes;
 use futures::{FutureExt, future::BoxFuture};
@@ -19,16 +20,28 @@ pub(super) fn prefixes_of(names: &BTreeSet<String>) -> Prefixes {
     if names.is_empty() {
         return Prefixes::default();
     }
-    match if_addrs::get_if_addrs() {
-        Ok(list) => Prefixes::new(list.iter().filter(|i| names.contains(&i.name)).map(|i| match &i.addr {
-            if_addrs::IfAddr::V4(a) => (a.ip.into(), a.prefixlen),
-            if_addrs::IfAddr::V6(a) => (a.ip.into(), a.prefixlen),
-        })),
+    let list = match if_addrs::get_if_addrs() {
+        Ok(list) => list,
         Err(e) => {
             tracing::warn!(error = %e, "cannot read this machine's addresses");
-            Prefixes::default()
+            return Prefixes::default();
         }
-    }
+    };
+    let of = |bridges: bool| {
+        let wanted = move |i: &&if_addrs::Interface| names.contains(&i.name) && is_bridge(&i.name) == bridges;
+        list.iter().filter(wanted).map(|i| match &i.addr {
+            if_addrs::IfAddr::V4(a) => (a.ip.into(), a.prefixlen),
+            if_addrs::IfAddr::V6(a) => (a.ip.into(), a.prefixlen),
+        })
+    };
+    Prefixes::new(of(false)).with_bridges(of(true))
+}
+
+fn is_bridge(name: &str) -> bool {
+    std::path::Path::new("/sys/class/net")
+        .join(name)
+        .join("bridge")
+        .exists()
 }
 
 type Changed = BoxFuture<'static, watch::Receiver<Arc<Prefixes>>>;
@@ -70,7 +83,7 @@ impl<T> Guarded<T> {
         let k = self
             .known
             .iter_mut()
-            .find(|k| k.shown == excluded.contains_addr(&k.listen_addr))?;
+            .find(|k| k.shown == excluded.hides_addr(&k.listen_addr))?;
         k.shown = !k.shown;
         let (listener_id, listen_addr) = (k.listener_id, k.listen_addr.clone());
         Some(if k.shown {

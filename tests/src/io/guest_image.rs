@@ -19,7 +19,7 @@ use std::{
 };
 
 /// Raised when the recipe changes, so that an older image is not taken for this one.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// Size of the disk, most of which is holes.
 const DISK_BYTES: u64 = 96 << 20;
@@ -192,14 +192,13 @@ fn build_disk(kernel: &kernel::Kernel, busybox: &[u8], half: &Path) -> Result<()
         ("etc/inittab", include_str!("guest/inittab"), 0o644),
         ("etc/rc", include_str!("guest/rc.sh"), 0o755),
         ("etc/lease", include_str!("guest/lease.sh"), 0o755),
-        ("etc/power/PWRF", "#!/bin/sh\nexec poweroff\n", 0o755),
+        ("etc/acpi/PWRF/00000080", "#!/bin/sh\nexec poweroff\n", 0o755),
         ("srv/www/index.html", include_str!("guest/index.html"), 0o644),
         ("etc/passwd", "root::0:0:root:/root:/bin/sh\n", 0o644),
     ] {
         fs::create_dir_all(tree.join(path).parent().context("a file lies in a folder")?)?;
         write(&tree.join(path), text.as_bytes(), mode)?;
     }
-    fs::write(tree.join("etc/acpid.conf"), "PWRF/00000080 /etc/power/PWRF\n")?;
     let mut rng = SplitMix64::new(u64::from(RECIPE));
     for i in 0..PAYLOAD_FILES {
         let words = (0..PAYLOAD_FILE_BYTES / 8).flat_map(|_| rng.next_u64().to_le_bytes());

@@ -113,3 +113,24 @@ fn a_node_whose_router_drops_udp_joins_over_tcp() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_node_stays_reachable_at_the_bridge_that_it_attached() -> Result<()> {
+    with_nodes("own-bridge", |lab| {
+        let home = lab.home(&Params::home_line())?;
+        let node = lab.node(&home.machine, "home", NodeSpec::default())?;
+        node.start()?;
+        node.ok(&["lan", "create", "home"])?;
+        node.ok(&["lan", "attach", "home", "--bridge", "br0"])?;
+        node.ok(&["lan", "attach", "home", "--tap", "own0"])?;
+        home.machine
+            .ns
+            .run("ip", &["addr", "add", "192.168.78.9/24", "dev", "own0"])?;
+        let listens = |addr: &str| -> Result<bool> { Ok(node.json(&["status"])?["listen"].to_string().contains(addr)) };
+        eventually(
+            Duration::from_secs(30),
+            "the bridge's address alone to be announced",
+            || Ok((listens("/192.168.77.1/")? && !listens("/192.168.78.9/")?).then_some(())),
+        )
+    })
+}

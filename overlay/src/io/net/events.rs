@@ -245,8 +245,7 @@ impl Net {
     /// A peer says at which address it sees us. If that is one on which we listen, and the peer dialled it, it is
     /// reachable: AutoNAT tests only over connections that we dialled, so a pure way in would never learn it.
     fn on_observed(&mut self, addr: Multiaddr, dialled: bool) {
-        if self.prefixes.borrow().contains_addr(&addr) || path::route(&addr).is_none_or(|r| r.kind != PathKind::Direct)
-        {
+        if self.prefixes.borrow().hides_addr(&addr) || path::route(&addr).is_none_or(|r| r.kind != PathKind::Direct) {
             return;
         }
         if !dialled && self.swarm.listeners().any(|l| *l == addr) {
