@@ -1,6 +1,6 @@
 //! Pieces that are corrupt, and peers that vanish while they give them.
 
-use crate::common::{add_noise, joined, owner, refused, with_nodes};
+use crate::common::{add_noise, joined, owner, refused, started, with_nodes};
 use anyhow::{Context, Result, ensure};
 use std::{
     fs,
@@ -97,6 +97,38 @@ fn a_peer_that_vanishes_ends_the_pull_with_a_sentence_and_the_next_pull_goes_on(
             rest["complete"] == true && number(&rest, "bytes")? < 2 * IMAGE as u64,
             "{rest}"
         );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_stranger_gets_no_piece() -> Result<()> {
+    with_nodes("stranger", |lab| {
+        let owner = owner(lab)?;
+        let image = add_noise(lab, &owner, 1 << 20)?;
+        let listen = owner.json(&["status"])?["listen"].clone();
+        let listen = listen.as_array().context("no listen addresses")?;
+        let mut listen = listen.iter().filter_map(|a| a.as_str());
+        let way_in = listen
+            .find(|a| a.contains("/quic-v1") && !a.contains("127.0.0.1"))
+            .context("no QUIC address")?;
+        let args = vec!["--bootstrap".to_owned(), way_in.to_owned()];
+        let stranger = started(
+            lab,
+            "stranger",
+            NodeSpec {
+                args,
+                ..NodeSpec::default()
+            },
+        )?;
+        eventually(Duration::from_secs(30), "the stranger to be connected", || {
+            let peers = stranger.json(&["peers"])?;
+            Ok(peers.as_array().is_some_and(|p| !p.is_empty()).then_some(()))
+        })?;
+        let pull = stranger.cli_within(&["image", "pull", &image], Duration::from_secs(120))?;
+        ensure!(pull.code != 0, "a stranger pulled an image: {pull}");
+        let held = stranger.json(&["image", "ls"])?.to_string();
+        ensure!(!held.contains("\"complete\":true"), "a stranger holds it: {held}");
         Ok(())
     })
 }

@@ -236,11 +236,16 @@ impl Daemon {
         }
     }
 
-    /// Serves pieces until the node ends.
+    /// Serves pieces to fellow members until the node ends.
     pub(super) async fn serve_pieces(self: Arc<Self>) {
         let mut streams = self.overlay.accept(super::PIECE_PROTOCOL);
         let slots = Slots::new(MAX_SESSIONS, MAX_SESSIONS_EACH);
         while let Some((peer, stream)) = streams.recv().await {
+            // What images are here, and this line's upload, are for those who share a LAN with this node.
+            if !self.member_ids().contains(&peer) {
+                tracing::debug!(%peer, "piece session refused: its peer shares no LAN with this node");
+                continue;
+            }
             let Some(slot) = slots.take(peer) else {
                 tracing::debug!(%peer, "piece session refused: too many are open");
                 continue;
