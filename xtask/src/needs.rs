@@ -14,7 +14,7 @@ pub struct Need {
 }
 
 /// Everything, in the order in which it is shown.
-pub const NEEDS: [Need; 12] = [
+pub const NEEDS: [Need; 13] = [
     need("cc", "gcc", "builds the C parts of two libraries"),
     need("qemu-system-x86_64", "qemu-system-x86", "runs guests"),
     need("qemu-img", "qemu-utils", "makes and checks guests' disks"),
@@ -28,6 +28,7 @@ pub const NEEDS: [Need; 12] = [
         "the guest's programs, and the laptop's DHCP client",
     ),
     need("mkfs.ext4", "e2fsprogs", "makes the guest's disk"),
+    need("cpio", "cpio", "packs the guests of vm's own tests"),
     need("depmod", "kmod", "orders the guest's kernel modules"),
     need("xz", "xz-utils", "unpacks the guest's kernel modules"),
     Need {

@@ -73,6 +73,20 @@ impl Suite {
             self.command("documentation", cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))?;
         }
         self.checks()?;
+        if !quick {
+            // The tests of `vm` boot its kernel where the system has none of its own.
+            let guest = [
+                "run",
+                "--quiet",
+                "-p",
+                "tests",
+                "--bin",
+                "lanline-demo",
+                "--",
+                "--guest-only",
+            ];
+            self.command("guest", cargo().args(guest))?;
+        }
         let units = [
             "test",
             "--workspace",
