@@ -272,6 +272,8 @@ impl Daemon {
     pub(super) async fn plug_in(&self, id: GuestId) -> Result<(), Fault> {
         let view = self.guests.info(id).ok_or_else(gone)?;
         let Some(lan) = view.lan else { return Ok(()) };
+        // Two ports of one guest would fight over its only NIC socket.
+        let _turn = self.plugging.lock().await;
         self.pull_plug(id).await;
         let socket = self.guests.endpoints(id).ok_or_else(gone)?.nic;
         let port = tunnel::io::GuestPort {
@@ -341,12 +343,17 @@ impl Daemon {
 
     /// Puts the NICs of all guests that run on a LAN onto it, when this node has become a member again.
     pub(super) async fn plug_in_all(&self, lan: &wire::LanId) {
-        let running = self
-            .guests
-            .list()
-            .into_iter()
-            .filter(|g| g.lan.as_ref() == Some(lan) && g.pid.is_some());
-        for guest in running {
+        let running = self.guests.list().into_iter();
+        for guest in running.filter(|g| g.lan.as_ref() == Some(lan) && g.pid.is_some()) {
+            let there = {
+                let _turn = self.plugging.lock().await;
+                let port = super::lock(&self.guest_ports).get(&guest.id).copied();
+                let ports = self.tunnel.ports(lan).await;
+                port.is_some_and(|id| ports.iter().any(|p| p.id == id))
+            };
+            if there {
+                continue;
+            }
             if let Err(f) = self.plug_in(guest.id).await {
                 tracing::warn!(guest = %guest.name, error = %f, "a running guest's NIC cannot be put on its LAN");
             }

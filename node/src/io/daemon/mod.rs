@@ -79,6 +79,8 @@ pub(crate) struct Daemon {
     turns: Mutex<BTreeMap<GuestId, Arc<tokio::sync::Mutex<()>>>>,
     /// One admission at a time, so that two callers cannot both take the last room.
     admitting: tokio::sync::Mutex<()>,
+    /// One guest is plugged in at a time.
+    plugging: tokio::sync::Mutex<()>,
     /// Ports of guests here.
     guest_ports: Mutex<BTreeMap<GuestId, tunnel::PortId>>,
     /// Moves whenever a guest here changed its state or address.

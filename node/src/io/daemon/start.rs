@@ -140,6 +140,7 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         exports: Mutex::default(),
         turns: Mutex::default(),
         admitting: tokio::sync::Mutex::new(()),
+        plugging: tokio::sync::Mutex::new(()),
         guest_ports: Mutex::default(),
         guest_changes: tokio::sync::watch::Sender::new(0),
         stop,

@@ -45,7 +45,10 @@ impl Daemon {
     pub(super) async fn watch_guests(self: Arc<Self>, mut events: mpsc::Receiver<vm::io::GuestEvent>) {
         while let Some(event) = events.recv().await {
             tracing::info!(event = ?event, "guest");
-            if let vm::io::GuestEvent::Exited { id, .. } = event {
+            // It may run again by the time that its end is heard of.
+            if let vm::io::GuestEvent::Exited { id, .. } = event
+                && self.guests.info(id).is_none_or(|g| g.pid.is_none())
+            {
                 self.unplug(id).await;
             }
             self.publish_soon();
