@@ -46,6 +46,9 @@ pub const ESSENTIAL_RATE: u32 = 100;
 /// Burst of the same.
 pub const ESSENTIAL_BURST: u32 = 200;
 
+/// Frames that the switch made and that wait for the pump, which takes them within the same wake-up.
+pub const MADE_FRAMES: usize = 1_024;
+
 /// Bytes that wait for one link: four super-frames, 105 ms at 20 Mb/s.
 pub const LINK_QUEUE_BYTES: usize = 256 * 1024;
 /// Bytes of ARP, ND and DHCP that wait for one link, ahead of the rest.

@@ -96,6 +96,8 @@ reasons! {
     PortFull = "port_full",
     /// The guest's socket is not connected.
     GuestAway = "guest_away",
+    /// More frames made by the switch itself than wait for the pump at once.
+    MadeOverflow = "made_overflow",
     /// The table of addresses is full; the frame itself went on.
     FdbFull = "fdb_full",
     /// An advert that may not displace what is known.

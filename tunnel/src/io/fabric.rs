@@ -9,17 +9,21 @@ use super::{
 };
 use crate::{
     DropReason, PortId,
-    defaults::TAP_CHECK,
+    defaults::{MADE_FRAMES, TAP_CHECK},
     packet::Packet,
     segment,
-    switch::{Egress, Ingress, Switch},
+    switch::{Egress, Ingress, Made, Switch},
     unpack::Received,
 };
-use std::{collections::BTreeMap, io, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io, mem,
+    time::Instant,
+};
 use tokio::io::unix::AsyncFd;
 use wire::{
     GuestId, LanId, MacAddr, NodeId,
-    frame::{GsoKind, LanTag, VnetHdr},
+    frame::{GsoKind, LanTag, Offload, VnetHdr},
 };
 
 /// A LAN here.
@@ -58,6 +62,8 @@ pub(super) struct Fabric {
     pub(super) lans: BTreeMap<LanTag, Lan>,
     pub(super) ports: BTreeMap<PortId, Port>,
     egress: Egress,
+    /// Made by the switches, not delivered yet.
+    made: VecDeque<(LanTag, Made)>,
     scratch: Vec<u8>,
 }
 
@@ -69,11 +75,11 @@ impl Fabric {
             Ok(p) => p,
             Err(why) => return lan.switch.drops_mut().count(why),
         };
-        if lan
+        let decided = lan
             .switch
-            .handle_frame(now, Ingress::Link(from), &packet, &mut self.egress)
-            .is_ok()
-        {
+            .handle_frame(now, Ingress::Link(from), &packet, &mut self.egress);
+        self.keep_made(rx.tag);
+        if decided.is_ok() {
             self.write_out(now, rx.tag, &packet);
         }
     }
@@ -99,20 +105,59 @@ impl Fabric {
             Ok(p) => p,
             Err(why) => return lan.switch.drops_mut().count(why),
         };
-        match lan
+        let decided = lan
             .switch
-            .handle_frame(now, Ingress::Port(port), &packet, &mut self.egress)
-        {
-            Ok(()) => {}
-            Err(why) => {
-                tracing::trace!(%port, src = %packet.frame().src(), dst = %packet.frame().dst(), reason = %why, "dropped");
-                return;
-            }
+            .handle_frame(now, Ingress::Port(port), &packet, &mut self.egress);
+        self.keep_made(tag);
+        if let Err(why) = decided {
+            tracing::trace!(%port, src = %packet.frame().src(), dst = %packet.frame().dst(), reason = %why, "dropped");
+            return;
         }
         for node in &self.egress.links {
             to_link(*node, tag, &packet);
         }
         self.write_out(now, tag, &packet);
+    }
+
+    /// Takes what the last frame made its switch say.
+    fn keep_made(&mut self, tag: LanTag) {
+        for made in self.egress.made.drain(..) {
+            if self.made.len() < MADE_FRAMES {
+                self.made.push_back((tag, made));
+            } else if let Some(lan) = self.lans.get_mut(&tag) {
+                lan.switch.drops_mut().count(DropReason::MadeOverflow);
+            }
+        }
+    }
+
+    /// Takes what timers, adverts and commands made the switches say.
+    pub(super) fn collect_made(&mut self) {
+        for (tag, lan) in &mut self.lans {
+            while self.made.len() < MADE_FRAMES
+                && let Some(made) = lan.switch.poll_made()
+            {
+                self.made.push_back((*tag, made));
+            }
+        }
+    }
+
+    /// Delivers made frames like any other: written to ports here, given to `to_link` for members.
+    pub(super) fn deliver_made(&mut self, now: Instant, to_link: &mut dyn FnMut(NodeId, LanTag, &Packet<'_>)) {
+        while let Some((tag, made)) = self.made.pop_front() {
+            let Some(lan) = self.lans.get_mut(&tag) else { continue };
+            let packet = match Packet::check(&made.frame, Offload::default()) {
+                Ok(p) => p,
+                Err(why) => {
+                    lan.switch.drops_mut().count(why);
+                    continue;
+                }
+            };
+            lan.switch.resolve(made.to, &mut self.egress);
+            for node in mem::take(&mut self.egress.links) {
+                to_link(node, tag, &packet);
+            }
+            self.write_out(now, tag, &packet);
+        }
     }
 
     fn write_out(&mut self, now: Instant, tag: LanTag, packet: &Packet<'_>) {

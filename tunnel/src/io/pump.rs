@@ -123,6 +123,8 @@ impl Pump {
                 lan.switch.handle_timeout(now);
             }
         }
+        self.fabric.collect_made();
+        self.deliver_made(now);
         for (id, port) in &mut self.fabric.ports {
             port.handle_timeout(now, *id);
         }
@@ -181,10 +183,21 @@ impl Pump {
                 take_datagram(now, *peer, io, fabric, drops, &datagram);
             }
         }
+        self.deliver_made(now);
         for (peer, why) in ended {
             self.drop_link(peer, &why);
         }
         moved
+    }
+
+    /// Sends on what the switches made themselves.
+    fn deliver_made(&mut self, now: Instant) {
+        let Self { fabric, links, .. } = self;
+        fabric.deliver_made(now, &mut |peer, tag, packet| {
+            if let Some(link) = links.get_mut(&peer) {
+                link.offer(tag, packet);
+            }
+        });
     }
 
     /// Reads each port up to its budget; true if anything came.
@@ -232,6 +245,7 @@ impl Pump {
             }
         });
         self.frame = frame;
+        self.deliver_made(now);
         Some(n.max(1))
     }
 

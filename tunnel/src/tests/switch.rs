@@ -52,6 +52,7 @@ fn to(ports: &[u32], links: &[NodeId]) -> Result<Egress, DropReason> {
     Ok(Egress {
         ports: ports.iter().map(|p| PortId(*p)).collect(),
         links: links.to_vec(),
+        made: Vec::new(),
     })
 }
 

@@ -6,19 +6,26 @@
 //! - Nothing goes to, and nothing is taken from, a peer that is not a member.
 //! - Broadcast, unknown and multicast go to every member's link and every other port, within the sender's budget.
 //!
-//! Drive it with `handle_frame`, then drain `poll_event`; call `handle_timeout` at `poll_timeout`. It transmits nothing
-//! itself: the frame's bytes stay with the caller, the answer is in [`Egress`].
+//! - A frame passes the stages of `decide` in their order, and no stage sees a frame that an earlier one dropped.
+//!
+//! Drive it with `handle_frame`, then drain `poll_event`; call `handle_timeout` at `poll_timeout`, then drain `poll_made`.
+//! It transmits nothing itself: the frame's bytes stay with the caller, the answer is in [`Egress`].
+
+mod admit;
+mod made;
+mod route;
+
+pub use made::{Made, Target};
 
 use crate::{
-    DropReason, Drops, FdbRow, Place,
-    budget::Bucket,
-    classify,
-    defaults::{ADVERT_GAP, BUM_BURST, BUM_RATE, ESSENTIAL_BURST, ESSENTIAL_RATE, PORTS, REFRESH, SWEEP},
+    DropReason, Drops, FdbRow,
+    defaults::{ADVERT_GAP, PORTS, REFRESH, SWEEP},
     fdb::Fdb,
     packet::Packet,
     policy::GuestPolicy,
-    snoop::{self, Learned},
+    snoop::Learned,
 };
+use route::Budget;
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -55,6 +62,16 @@ pub struct Egress {
     pub ports: Vec<PortId>,
     /// Members.
     pub links: Vec<NodeId>,
+    /// What the switch made in answer; goes out after the frame itself, also when the frame was dropped.
+    pub made: Vec<Made>,
+}
+
+impl Egress {
+    fn clear(&mut self) {
+        self.ports.clear();
+        self.links.clear();
+        self.made.clear();
+    }
 }
 
 /// What the switch has to say.
@@ -85,21 +102,6 @@ struct Port {
     address: BTreeMap<bool, (IpAddr, Learned)>,
 }
 
-#[derive(Debug)]
-struct Budget {
-    bum: Bucket,
-    essential: Bucket,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            bum: Bucket::new(BUM_RATE, BUM_BURST),
-            essential: Bucket::new(ESSENTIAL_RATE, ESSENTIAL_BURST),
-        }
-    }
-}
-
 /// The switch.
 #[derive(Debug)]
 pub struct Switch {
@@ -110,6 +112,8 @@ pub struct Switch {
     budgets: BTreeMap<Ingress, Budget>,
     drops: Drops,
     events: VecDeque<SwitchEvent>,
+    /// Made by timers and adverts, for [`Switch::poll_made`].
+    made: VecDeque<Made>,
     sweep_at: Instant,
     refresh_at: Instant,
     /// Adverts may go out again.
@@ -129,6 +133,7 @@ impl Switch {
             budgets: BTreeMap::new(),
             drops: Drops::default(),
             events: VecDeque::new(),
+            made: VecDeque::new(),
             sweep_at: now + SWEEP,
             refresh_at: now + REFRESH,
             advertise_at: now,
@@ -212,11 +217,8 @@ impl Switch {
         packet: &Packet<'_>,
         out: &mut Egress,
     ) -> Result<(), DropReason> {
-        out.ports.clear();
-        out.links.clear();
-        let decided = self
-            .admit(now, from, packet)
-            .and_then(|()| self.route(now, from, packet, out));
+        out.clear();
+        let decided = self.decide(now, from, packet, out);
         if let Err(why) = decided {
             self.drops.count(why);
         }
@@ -224,114 +226,14 @@ impl Switch {
         decided
     }
 
-    fn admit(&mut self, now: Instant, from: Ingress, packet: &Packet<'_>) -> Result<(), DropReason> {
+    /// The stages, in this order: sanity, sender's policy, loop guard, source and learning, suppression, route.
+    fn decide(&mut self, now: Instant, from: Ingress, packet: &Packet<'_>, out: &mut Egress) -> Result<(), DropReason> {
         let frame = packet.frame();
-        let src = frame.src();
-        if !src.is_valid_source() {
-            return Err(DropReason::BadSource);
-        }
-        if frame.dst().is_link_reserved() || frame.dst() == MacAddr::ZERO {
-            return Err(DropReason::ReservedMac);
-        }
-        match from {
-            Ingress::Port(port) => {
-                let guest = self.ports.get(&port).and_then(|p| p.guest.as_ref());
-                let is_guest = guest.is_some();
-                if let Some(policy) = guest {
-                    policy.check(frame)?;
-                }
-                match self.fdb.learn(now, src, port) {
-                    Ok(_) => {}
-                    Err(DropReason::FdbFull) => self.drops.count(DropReason::FdbFull),
-                    Err(why) => return Err(why),
-                }
-                if let Some((ip, how)) = snoop::sender(frame, is_guest) {
-                    self.note(port, src, ip, how);
-                }
-            }
-            Ingress::Link(peer) => {
-                if !self.members.contains(&peer) {
-                    return Err(DropReason::NotMember);
-                }
-                match self.fdb.lookup(src) {
-                    Some(Place::Port(_)) => return Err(DropReason::SourceIsLocal),
-                    Some(Place::Node(n)) if n != peer && self.fdb.is_static(src) => return Err(DropReason::StaticMac),
-                    _ => {}
-                }
-            }
-        }
-        if let Some((mac, ip)) = snoop::dhcp_ack(frame)
-            && let Some(Place::Port(port)) = self.fdb.lookup(mac)
-        {
-            self.note(port, mac, ip, Learned::Dhcp);
-        }
-        Ok(())
-    }
-
-    /// Remembers an address, and says so if a guest's changed. A plain packet's source never displaces better knowledge.
-    fn note(&mut self, port: PortId, mac: MacAddr, ip: IpAddr, how: Learned) {
-        let Some(p) = self.ports.get_mut(&port) else { return };
-        if p.guest.is_some() {
-            let known = p.address.get(&ip.is_ipv6()).copied();
-            if known.is_some_and(|(known_ip, known_how)| known_ip == ip && known_how <= how) {
-                return;
-            }
-            let weaker = known.is_some_and(|(known_ip, known_how)| known_ip != ip && known_how < how);
-            if how == Learned::Ip && weaker {
-                return;
-            }
-            if !weaker {
-                p.address.insert(ip.is_ipv6(), (ip, how));
-                self.events.push_back(SwitchEvent::Address(port, ip, how));
-            }
-        }
-        self.fdb.note_ip(mac, ip);
-    }
-
-    fn route(&mut self, now: Instant, from: Ingress, packet: &Packet<'_>, out: &mut Egress) -> Result<(), DropReason> {
-        let frame = packet.frame();
-        let known = if frame.dst().is_multicast() {
-            None
-        } else {
-            self.fdb.lookup(frame.dst())
-        };
-        match (known, from) {
-            (Some(Place::Port(to)), Ingress::Port(port)) if to == port => return Err(DropReason::SamePort),
-            (Some(Place::Port(to)), _) => {
-                out.ports.push(to);
-                return Ok(());
-            }
-            (Some(Place::Node(_)), Ingress::Link(_)) => return Err(DropReason::SplitHorizon),
-            (Some(Place::Node(to)), Ingress::Port(_)) => {
-                if !self.members.contains(&to) || !self.links.contains(&to) {
-                    return Err(DropReason::NoLink);
-                }
-                out.links.push(to);
-                return Ok(());
-            }
-            (None, _) => {}
-        }
-        let budget = self.budgets.entry(from).or_default();
-        if classify::is_essential(frame) {
-            if !budget.essential.take(now, 1) {
-                return Err(DropReason::EssentialBudget);
-            }
-        } else if !budget
-            .bum
-            .take(now, u32::try_from(packet.segments()).unwrap_or(u32::MAX))
-        {
-            return Err(DropReason::BumBudget);
-        }
-        out.ports
-            .extend(self.ports.keys().filter(|p| from != Ingress::Port(**p)));
-        if let Ingress::Port(_) = from {
-            out.links.extend(self.members.intersection(&self.links));
-        }
-        if out.ports.is_empty() && out.links.is_empty() {
-            Err(DropReason::Nowhere)
-        } else {
-            Ok(())
-        }
+        self.check_sane(from, frame)?;
+        self.check_policy(from, frame)?;
+        self.check_source(now, from, frame)?;
+        self.note_addresses(from, frame);
+        self.route(now, from, packet, out)
     }
 
     /// Ageing and refreshing.

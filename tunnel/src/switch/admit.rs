@@ -1,0 +1,95 @@
+//! Whether a frame may enter, and what is learned from it.
+
+use super::{Ingress, PortId, Switch, SwitchEvent};
+use crate::{
+    DropReason, Place,
+    snoop::{self, Learned},
+};
+use std::{net::IpAddr, time::Instant};
+use wire::{MacAddr, frame::Frame};
+
+impl Switch {
+    /// Sanity: addresses that no frame may have, and senders that are no members.
+    pub(super) fn check_sane(&self, from: Ingress, frame: &Frame<'_>) -> Result<(), DropReason> {
+        if !frame.src().is_valid_source() {
+            return Err(DropReason::BadSource);
+        }
+        if frame.dst().is_link_reserved() || frame.dst() == MacAddr::ZERO {
+            return Err(DropReason::ReservedMac);
+        }
+        match from {
+            Ingress::Link(peer) if !self.members.contains(&peer) => Err(DropReason::NotMember),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the port's rules say.
+    pub(super) fn check_policy(&self, from: Ingress, frame: &Frame<'_>) -> Result<(), DropReason> {
+        match self.guest_policy(from) {
+            Some(policy) => policy.check(frame),
+            None => Ok(()),
+        }
+    }
+
+    /// Learns the source on a port; on a link, compares it with what is known.
+    pub(super) fn check_source(&mut self, now: Instant, from: Ingress, frame: &Frame<'_>) -> Result<(), DropReason> {
+        let src = frame.src();
+        match from {
+            Ingress::Port(port) => match self.fdb.learn(now, src, port) {
+                Ok(_) => Ok(()),
+                Err(DropReason::FdbFull) => {
+                    self.drops.count(DropReason::FdbFull);
+                    Ok(())
+                }
+                Err(why) => Err(why),
+            },
+            Ingress::Link(peer) => match self.fdb.lookup(src) {
+                Some(Place::Port(_)) => Err(DropReason::SourceIsLocal),
+                Some(Place::Node(n)) if n != peer && self.fdb.is_static(src) => Err(DropReason::StaticMac),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Notes which IP address goes with which port.
+    pub(super) fn note_addresses(&mut self, from: Ingress, frame: &Frame<'_>) {
+        if let Ingress::Port(port) = from {
+            let is_guest = self.guest_policy(from).is_some();
+            if let Some((ip, how)) = snoop::sender(frame, is_guest) {
+                self.note(port, frame.src(), ip, how);
+            }
+        }
+        if let Some((mac, ip)) = snoop::dhcp_ack(frame)
+            && let Some(Place::Port(port)) = self.fdb.lookup(mac)
+        {
+            self.note(port, mac, ip, Learned::Dhcp);
+        }
+    }
+
+    fn guest_policy(&self, from: Ingress) -> Option<&crate::policy::GuestPolicy> {
+        match from {
+            Ingress::Port(port) => self.ports.get(&port)?.guest.as_ref(),
+            Ingress::Link(_) => None,
+        }
+    }
+
+    /// Remembers an address, and says so if a guest's changed. A plain packet's source never displaces better knowledge.
+    fn note(&mut self, port: PortId, mac: MacAddr, ip: IpAddr, how: Learned) {
+        let Some(p) = self.ports.get_mut(&port) else { return };
+        if p.guest.is_some() {
+            let known = p.address.get(&ip.is_ipv6()).copied();
+            if known.is_some_and(|(known_ip, known_how)| known_ip == ip && known_how <= how) {
+                return;
+            }
+            let weaker = known.is_some_and(|(known_ip, known_how)| known_ip != ip && known_how < how);
+            if how == Learned::Ip && weaker {
+                return;
+            }
+            if !weaker {
+                p.address.insert(ip.is_ipv6(), (ip, how));
+                self.events.push_back(SwitchEvent::Address(port, ip, how));
+            }
+        }
+        self.fdb.note_ip(mac, ip);
+    }
+}

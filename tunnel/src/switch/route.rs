@@ -1,0 +1,95 @@
+//! Where a frame goes: to one place by the table, or to all within its sender's budget.
+
+use super::{Egress, Ingress, Switch};
+use crate::{
+    DropReason, Place,
+    budget::Bucket,
+    classify,
+    defaults::{BUM_BURST, BUM_RATE, ESSENTIAL_BURST, ESSENTIAL_RATE},
+    packet::Packet,
+};
+use std::time::Instant;
+
+/// What one sender may send to everybody.
+#[derive(Debug)]
+pub(super) struct Budget {
+    bum: Bucket,
+    essential: Bucket,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            bum: Bucket::new(BUM_RATE, BUM_BURST),
+            essential: Bucket::new(ESSENTIAL_RATE, ESSENTIAL_BURST),
+        }
+    }
+}
+
+impl Switch {
+    /// Fills `out` with where the frame goes.
+    pub(super) fn route(
+        &mut self,
+        now: Instant,
+        from: Ingress,
+        packet: &Packet<'_>,
+        out: &mut Egress,
+    ) -> Result<(), DropReason> {
+        let dst = packet.frame().dst();
+        let known = if dst.is_multicast() { None } else { self.fdb.lookup(dst) };
+        match known {
+            Some(place) => self.route_unicast(from, place, out),
+            None => {
+                self.spend(now, from, packet)?;
+                self.route_to_all(from, out)
+            }
+        }
+    }
+
+    fn route_unicast(&self, from: Ingress, place: Place, out: &mut Egress) -> Result<(), DropReason> {
+        match (place, from) {
+            (Place::Port(to), Ingress::Port(port)) if to == port => Err(DropReason::SamePort),
+            (Place::Port(to), _) => {
+                out.ports.push(to);
+                Ok(())
+            }
+            (Place::Node(_), Ingress::Link(_)) => Err(DropReason::SplitHorizon),
+            (Place::Node(to), Ingress::Port(_)) => {
+                if !self.members.contains(&to) || !self.links.contains(&to) {
+                    return Err(DropReason::NoLink);
+                }
+                out.links.push(to);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a frame that everybody gets out of its sender's budget.
+    fn spend(&mut self, now: Instant, from: Ingress, packet: &Packet<'_>) -> Result<(), DropReason> {
+        let budget = self.budgets.entry(from).or_default();
+        if classify::is_essential(packet.frame()) {
+            return match budget.essential.take(now, 1) {
+                true => Ok(()),
+                false => Err(DropReason::EssentialBudget),
+            };
+        }
+        let frames = u32::try_from(packet.segments()).unwrap_or(u32::MAX);
+        match budget.bum.take(now, frames) {
+            true => Ok(()),
+            false => Err(DropReason::BumBudget),
+        }
+    }
+
+    fn route_to_all(&self, from: Ingress, out: &mut Egress) -> Result<(), DropReason> {
+        out.ports
+            .extend(self.ports.keys().filter(|p| from != Ingress::Port(**p)));
+        if let Ingress::Port(_) = from {
+            out.links.extend(self.members.intersection(&self.links));
+        }
+        if out.ports.is_empty() && out.links.is_empty() {
+            Err(DropReason::Nowhere)
+        } else {
+            Ok(())
+        }
+    }
+}
