@@ -221,3 +221,45 @@ pub const GRANTS_HELD_MAX: usize = 1_024;
 pub const GRANTS_HELD_PER_HOST: usize = 4;
 /// How long a grant is listed after it ended.
 pub const GRANT_KEEP: Duration = Duration::from_secs(30 * 86_400);
+
+/// The governor of a link's rate ([`crate::pace`]). Delays are in seconds, rates in bytes a second.
+pub mod pace {
+    use std::time::Duration;
+
+    /// A standing queue that makes a link paced: above it a voice call feels it; below it radio links and busy
+    /// processors make delays of their own.
+    pub const ENGAGE: f64 = 0.020;
+    /// The same where the path loses too: a short queue that overflows.
+    pub const ENGAGE_LOSSY: f64 = 0.010;
+    /// Loss that says nothing about a queue: what radio links have at their worst.
+    pub const TOLERATED_LOSS: f64 = 0.08;
+    /// Standing queue that is aimed at: less could not be told from noise, and the link would run dry.
+    pub const TARGET: f64 = 0.004;
+    /// A queue of so much above the target would stop the link: larger is slower, smaller oscillates, since a report is
+    /// a round trip and a period old.
+    pub const GAIN: f64 = 0.300;
+    /// Growth a report at [`PUSH_RATE`]; it falls with the root of the rate, which is what makes shares equal.
+    pub const PUSH: f64 = 0.02;
+    /// 20 Mb/s.
+    pub const PUSH_RATE: f64 = 2.5e6;
+    /// Most growth a report: with a lag of two reports a step of an eighth makes 25 ms of queue once.
+    pub const MAX_STEP: f64 = 0.125;
+    /// Slowest: 256 kb/s, a voice call and ARP.
+    pub const MIN_RATE: f64 = 32_000.0;
+    /// 1.6 Gb/s: a link that delivers more is never limited. There a delay is processor time and socket buffers.
+    pub const FAST: f64 = 200e6;
+    /// Delivery is averaged over this.
+    pub const WINDOW: Duration = Duration::from_millis(200);
+    /// One bin of a floor, and how many make ten minutes; RFC 6817 §4.2 has the same.
+    pub const BIN: Duration = Duration::from_secs(60);
+    /// See [`BIN`].
+    pub const BINS: usize = 11;
+    /// How often a paced link looks for the path's own delay, as BBR does; a tenth of a second in ten seconds.
+    pub const DRAIN_EVERY: Duration = Duration::from_secs(10);
+    /// Rate while it looks.
+    pub const DRAIN_FACTOR: f64 = 0.75;
+    /// Demand below the rate for so long makes the link unlimited again.
+    pub const RELEASE: Duration = Duration::from_secs(10);
+    /// Without a report for so long, or four round trips, a paced link halves its rate, and again after as long.
+    pub const SILENCE: Duration = Duration::from_millis(600);
+}

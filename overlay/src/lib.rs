@@ -18,6 +18,7 @@ pub mod defaults;
 pub mod grant;
 pub mod io;
 pub mod membership;
+pub mod pace;
 pub mod path;
 pub mod peer_book;
 pub mod punch;
