@@ -37,6 +37,7 @@
 mod datagram;
 mod ethernet;
 mod mac_update;
+mod probe;
 mod vnet;
 
 pub use datagram::{
@@ -45,4 +46,5 @@ pub use datagram::{
 };
 pub use ethernet::{EtherKind, Frame, FrameError, MAX_FRAME, MIN_FRAME, VlanTag};
 pub use mac_update::{MAX_ADVERT_IPS, MAX_ADVERTS, MacAdvert, MacUpdate};
+pub use probe::{Boot, PROBE_CONTEXT, PROBE_GROUP, PROBE_LEN, PROBE_TYPE, Probe, SignedProbe, is_probe};
 pub use vnet::{Gso, GsoKind, Offload, PartialCsum, VNET_HDR, VnetHdr};

@@ -36,6 +36,8 @@ fn bounds() -> BTreeMap<String, u64> {
         frame::MAX_ADVERTS,
         frame::MIN_FRAME,
         frame::MAX_FRAME,
+        frame::PROBE_LEN,
+        frame::PROBE_TYPE,
         grant::MAX_TOKEN,
         grant::MAX_TOKENS,
         grant::MAX_MESSAGE,
