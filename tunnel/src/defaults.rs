@@ -99,3 +99,14 @@ pub const GUEST_RETRY: (Duration, Duration) = (Duration::from_millis(50), Durati
 pub const TAP_CHECK: Duration = Duration::from_secs(2);
 /// MTU of a TAP.
 pub const TAP_MTU: u16 = 1_500;
+
+/// Captures at once on one node: one for each of a few people, each costs a copy of every frame that it selects.
+pub const CAPTURES: usize = 4;
+/// Bytes of frames that one capture holds for its reader: 10 ms at 3 Gb/s, and four of them fit the memory goal.
+pub const CAPTURE_BYTES: usize = 4 << 20;
+/// Batches of one capture that wait for its reader; a wake-up makes one.
+pub const CAPTURE_BATCHES: usize = 1_024;
+/// Dropped frames of one LAN that are remembered with their heads, 160 bytes each.
+pub const RECENT_DROPS: usize = 256;
+/// How many of the newest are compared before another is added; a storm has few faces.
+pub const RECENT_ALIKE: usize = 16;

@@ -15,6 +15,18 @@ macro_rules! reasons {
             /// All of them, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+
+            /// The reason of that name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|r| r.name() == name)
+            }
+
             /// The counter's name.
             pub fn name(self) -> &'static str {
                 match self {
@@ -187,6 +199,8 @@ mod tests {
         }
         for (i, r) in DropReason::ALL.iter().enumerate() {
             assert_eq!(d.get(*r), i as u64);
+            assert_eq!(DropReason::from_name(r.name()), Some(*r));
+            assert!(r.meaning().ends_with('.') && r.meaning().len() > 10, "{r}");
         }
     }
 }

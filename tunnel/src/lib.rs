@@ -27,6 +27,7 @@
 )]
 
 pub mod budget;
+pub mod capture;
 pub mod classify;
 pub mod csum;
 pub mod defaults;
@@ -34,6 +35,7 @@ pub mod drops;
 pub mod fdb;
 pub mod io;
 pub mod packet;
+pub mod peek;
 pub mod policy;
 pub mod queue;
 pub mod reassembly;

@@ -16,7 +16,7 @@ use crate::{
     switch::Switch,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -46,7 +46,14 @@ impl Pump {
         for peer in self.links.keys() {
             switch.link_up(*peer);
         }
-        self.fabric.lans.insert(tag, Lan { id, switch });
+        self.fabric.lans.insert(
+            tag,
+            Lan {
+                id,
+                switch,
+                traffic: BTreeMap::new(),
+            },
+        );
         Ok(())
     }
 
@@ -55,12 +62,12 @@ impl Pump {
         self.fabric.lans.get_mut(&tag).filter(|l| l.id == *id).map(|l| (tag, l))
     }
 
+    pub(super) fn lan(&self, id: &LanId) -> Option<&Lan> {
+        self.fabric.lans.get(&LanTag::from(id)).filter(|l| l.id == *id)
+    }
+
     pub(super) fn switch(&self, id: &LanId) -> Option<&Switch> {
-        self.fabric
-            .lans
-            .get(&LanTag::from(id))
-            .filter(|l| l.id == *id)
-            .map(|l| &l.switch)
+        self.lan(id).map(|l| &l.switch)
     }
 
     pub(super) fn remove_lan(&mut self, now: Instant, id: &LanId) {
@@ -78,6 +85,7 @@ impl Pump {
             self.forget_port(now, port);
         }
         self.drain_events();
+        self.fabric.recorder.forget(tag);
         self.fabric.lans.remove(&tag);
     }
 
@@ -185,6 +193,7 @@ impl Pump {
     pub(super) fn set_members(&mut self, lan: &LanId, members: BTreeSet<NodeId>) {
         let me = self.node;
         if let Some((_, lan)) = self.lan_mut(lan) {
+            lan.traffic.retain(|peer, _| members.contains(peer));
             lan.switch
                 .set_members(members.into_iter().filter(|m| *m != me).collect());
         }

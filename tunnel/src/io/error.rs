@@ -100,3 +100,14 @@ pub enum EchoError {
     #[error("the node's frame pump has ended; start the node again")]
     Closed,
 }
+
+/// Why a capture did not begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CaptureError {
+    /// The pump has ended.
+    #[error("the tunnel has ended")]
+    Closed,
+    /// Each costs a copy of every frame that it selects.
+    #[error("{0} captures are under way, which is the most at once")]
+    TooMany(usize),
+}

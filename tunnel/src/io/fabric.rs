@@ -2,13 +2,15 @@
 //! a frame from a link reaches no link.
 
 use super::{
-    PortKind, PortState,
+    PortKind, PortState, Traffic,
     guest::GuestIo,
+    record::Recorder,
     tap::{Offloads, Tap},
     tunnel::PortInfo,
 };
 use crate::{
     DropReason, PortId,
+    capture::Way,
     defaults::{MADE_FRAMES, TAP_CHECK},
     packet::Packet,
     segment,
@@ -17,7 +19,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, VecDeque},
-    io, mem,
+    io,
     time::Instant,
 };
 use tokio::io::unix::AsyncFd;
@@ -30,6 +32,8 @@ use wire::{
 pub(super) struct Lan {
     pub(super) id: LanId,
     pub(super) switch: Switch,
+    /// What passed between this LAN and each member's link.
+    pub(super) traffic: BTreeMap<NodeId, Traffic>,
 }
 
 /// What moves a port's frames.
@@ -65,19 +69,30 @@ pub(super) struct Fabric {
     /// Made by the switches, not delivered yet.
     made: VecDeque<(LanTag, Made)>,
     scratch: Vec<u8>,
+    /// Shows frames to whoever looks.
+    pub(super) recorder: Recorder,
 }
+
+/// Gives a frame to a member's link, which counts what it refuses.
+pub(super) type ToLink<'a> = dyn FnMut(NodeId, LanTag, &Packet<'_>) -> Result<(), DropReason> + 'a;
 
 impl Fabric {
     /// A frame that came over a link.
     pub(super) fn deliver(&mut self, now: Instant, from: NodeId, rx: Received<'_>) {
         let Some(lan) = self.lans.get_mut(&rx.tag) else { return };
+        lan.traffic.entry(from).or_default().received(rx.bytes.len());
         let packet = match Packet::check(rx.bytes, rx.offload) {
             Ok(p) => p,
-            Err(why) => return lan.switch.drops_mut().count(why),
+            Err(why) => {
+                lan.switch.drops_mut().count(why);
+                return self.recorder.refused(now, rx.tag, Ingress::Link(from), rx.bytes, why);
+            }
         };
         let decided = lan
             .switch
             .handle_frame(now, Ingress::Link(from), &packet, &mut self.egress);
+        let at = (Ingress::Link(from), Way::In);
+        self.recorder.packet(now, rx.tag, at, &packet, decided);
         self.keep_made(rx.tag);
         if decided.is_ok() {
             self.write_out(now, rx.tag, &packet);
@@ -85,14 +100,7 @@ impl Fabric {
     }
 
     /// A frame that came in by a port. Gives the links that must have it to `to_link`.
-    pub(super) fn accept(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        hdr: VnetHdr,
-        bytes: &[u8],
-        to_link: &mut dyn FnMut(NodeId, LanTag, &Packet<'_>),
-    ) {
+    pub(super) fn accept(&mut self, now: Instant, port: PortId, hdr: VnetHdr, bytes: &[u8], to_link: &mut ToLink<'_>) {
         let Some(p) = self.ports.get_mut(&port) else { return };
         p.rx = (p.rx.0 + 1, p.rx.1 + bytes.len() as u64);
         let tag = p.lan;
@@ -103,20 +111,36 @@ impl Fabric {
             .and_then(|o| Packet::check(bytes, o));
         let packet = match checked {
             Ok(p) => p,
-            Err(why) => return lan.switch.drops_mut().count(why),
+            Err(why) => {
+                lan.switch.drops_mut().count(why);
+                return self.recorder.refused(now, tag, Ingress::Port(port), bytes, why);
+            }
         };
         let decided = lan
             .switch
             .handle_frame(now, Ingress::Port(port), &packet, &mut self.egress);
+        let at = (Ingress::Port(port), Way::In);
+        self.recorder.packet(now, tag, at, &packet, decided);
         self.keep_made(tag);
         if let Err(why) = decided {
             tracing::trace!(%port, src = %packet.frame().src(), dst = %packet.frame().dst(), reason = %why, "dropped");
             return;
         }
-        for node in &self.egress.links {
-            to_link(*node, tag, &packet);
-        }
+        self.send_out(now, tag, &packet, to_link);
         self.write_out(now, tag, &packet);
+    }
+
+    /// Gives a frame to the links of `self.egress`.
+    fn send_out(&mut self, now: Instant, tag: LanTag, packet: &Packet<'_>, to_link: &mut ToLink<'_>) {
+        let Some(lan) = self.lans.get_mut(&tag) else { return };
+        for node in &self.egress.links {
+            let sent = to_link(*node, tag, packet);
+            if sent.is_ok() {
+                lan.traffic.entry(*node).or_default().sent(packet.bytes().len());
+            }
+            let at = (Ingress::Link(*node), Way::Out);
+            self.recorder.packet(now, tag, at, packet, sent);
+        }
     }
 
     /// Takes what the last frame made its switch say.
@@ -142,7 +166,7 @@ impl Fabric {
     }
 
     /// Delivers made frames like any other: written to ports here, given to `to_link` for members.
-    pub(super) fn deliver_made(&mut self, now: Instant, to_link: &mut dyn FnMut(NodeId, LanTag, &Packet<'_>)) {
+    pub(super) fn deliver_made(&mut self, now: Instant, to_link: &mut ToLink<'_>) {
         while let Some((tag, made)) = self.made.pop_front() {
             let Some(lan) = self.lans.get_mut(&tag) else { continue };
             let packet = match Packet::check(&made.frame, Offload::default()) {
@@ -153,9 +177,7 @@ impl Fabric {
                 }
             };
             lan.switch.resolve(made.to, &mut self.egress);
-            for node in mem::take(&mut self.egress.links) {
-                to_link(node, tag, &packet);
-            }
+            self.send_out(now, tag, &packet, to_link);
             self.write_out(now, tag, &packet);
         }
     }
@@ -163,7 +185,10 @@ impl Fabric {
     fn write_out(&mut self, now: Instant, tag: LanTag, packet: &Packet<'_>) {
         for id in &self.egress.ports {
             let Some(port) = self.ports.get_mut(id) else { continue };
-            if let Err(why) = port.write(now, packet, &mut self.scratch)
+            let written = port.write(now, packet, &mut self.scratch);
+            let at = (Ingress::Port(*id), Way::Out);
+            self.recorder.packet(now, tag, at, packet, written);
+            if let Err(why) = written
                 && let Some(lan) = self.lans.get_mut(&tag)
             {
                 tracing::trace!(port = %id, dst = %packet.frame().dst(), reason = %why, "dropped");

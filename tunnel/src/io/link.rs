@@ -52,13 +52,14 @@ impl LinkIo {
         }
     }
 
-    /// Packs a frame if the link has room, else queues a copy.
-    pub(super) fn offer(&mut self, tag: LanTag, packet: &Packet<'_>) {
+    /// Packs a frame if the link has room, else queues a copy. On `Err` it is already counted.
+    pub(super) fn offer(&mut self, tag: LanTag, packet: &Packet<'_>) -> Result<(), DropReason> {
         if self.queue.is_empty() && self.packer.pending_bytes() < self.room {
-            if let Err(why) = self.packer.push(tag, packet) {
+            let packed = self.packer.push(tag, packet);
+            if let Err(why) = packed {
                 self.drops.count(why);
             }
-            return;
+            return packed;
         }
         let frame = Queued {
             tag,
@@ -67,6 +68,12 @@ impl LinkIo {
         };
         let urgent = classify::is_essential(packet.frame());
         self.drops.add(DropReason::QueueFull, self.queue.push(frame, urgent));
+        Ok(())
+    }
+
+    /// Bytes that wait for room.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queue.bytes() + self.packer.pending_bytes()
     }
 
     /// Sends what is packed, then what waits, as far as the link has room.

@@ -14,10 +14,14 @@ mod fabric;
 mod guest;
 mod link;
 mod pump;
+mod record;
+mod sight;
 pub mod tap;
 mod tunnel;
 
-pub use error::{EchoError, LanError, PortError};
+pub use error::{CaptureError, EchoError, LanError, PortError};
+pub use record::CaptureReader;
+pub use sight::{LinkInfo, RecentDrop, Traffic};
 pub use tunnel::{GuestPort, PortInfo, PortKind, PortState, TapSpec, Tunnel, TunnelConfig, TunnelEvent};
 
 #[cfg(test)]

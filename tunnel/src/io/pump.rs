@@ -15,6 +15,7 @@ use super::{
 use crate::{
     DropReason, Drops, PortId,
     defaults::{EVENTS, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
+    packet::Packet,
     switch::SwitchEvent,
 };
 use bytes::Bytes;
@@ -29,7 +30,7 @@ use std::{
 use tokio::{io::unix::AsyncFd, sync::mpsc, time::Sleep};
 use wire::{
     NodeId,
-    frame::{Chunk, MAX_FRAME, Scope, VnetHdr, open_datagram},
+    frame::{Chunk, LanTag, MAX_FRAME, Scope, VnetHdr, open_datagram},
 };
 
 /// How long ports wait for a link without room. The overlay's sender needs some 100 us of this thread to send what it
@@ -103,6 +104,7 @@ impl Pump {
         }
         self.finish_ports(cx, now);
         self.drain_events();
+        self.fabric.recorder.flush();
         if moved || more_commands || self.waits_for_room(now) {
             cx.waker().wake_by_ref();
         }
@@ -192,12 +194,10 @@ impl Pump {
 
     /// Sends on what the switches made themselves.
     fn deliver_made(&mut self, now: Instant) {
-        let Self { fabric, links, .. } = self;
-        fabric.deliver_made(now, &mut |peer, tag, packet| {
-            if let Some(link) = links.get_mut(&peer) {
-                link.offer(tag, packet);
-            }
-        });
+        let Self {
+            fabric, links, drops, ..
+        } = self;
+        fabric.deliver_made(now, &mut |peer, tag, packet| offer(links, drops, peer, tag, packet));
     }
 
     /// Reads each port up to its budget; true if anything came.
@@ -238,11 +238,11 @@ impl Pump {
             },
         };
         let bytes = from_guest.as_deref().or_else(|| frame.get(..n)).unwrap_or_default();
-        let Self { fabric, links, .. } = self;
+        let Self {
+            fabric, links, drops, ..
+        } = self;
         fabric.accept(now, id, hdr, bytes, &mut |peer, tag, packet| {
-            if let Some(link) = links.get_mut(&peer) {
-                link.offer(tag, packet);
-            }
+            offer(links, drops, peer, tag, packet)
         });
         self.frame = frame;
         self.deliver_made(now);
@@ -356,6 +356,21 @@ impl Pump {
         }
         true
     }
+}
+
+/// Gives a frame to a link, which counts what it does not take.
+fn offer(
+    links: &mut BTreeMap<NodeId, LinkIo>,
+    drops: &mut Drops,
+    peer: NodeId,
+    tag: LanTag,
+    packet: &Packet<'_>,
+) -> Result<(), DropReason> {
+    let Some(link) = links.get_mut(&peer) else {
+        drops.count(DropReason::NoLink);
+        return Err(DropReason::NoLink);
+    };
+    link.offer(tag, packet)
 }
 
 /// Reads one frame from a TAP; `None` when none waits. An error that ends the interface goes to `dead`.

@@ -167,7 +167,10 @@ impl Tunnel {
     }
 
     /// Runs `f` in the pump; `None` if the pump ended.
-    async fn call<T: Send + 'static>(&self, f: impl FnOnce(&mut Pump, Instant) -> T + Send + 'static) -> Option<T> {
+    pub(super) async fn call<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Pump, Instant) -> T + Send + 'static,
+    ) -> Option<T> {
         let (tx, rx) = oneshot::channel();
         // The caller may have gone away; then nobody wants the answer.
         let run = move |pump: &mut Pump, now: Instant| drop(tx.send(f(pump, now)));

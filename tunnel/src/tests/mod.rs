@@ -3,6 +3,7 @@
 mod build;
 mod fdb;
 mod hostile;
+mod peek;
 mod policy;
 mod segments;
 mod switch;

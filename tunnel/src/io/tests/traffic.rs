@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-async fn pair(payload: usize, lose: u64) -> Result<(Host, Host), PortError> {
+pub async fn pair(payload: usize, lose: u64) -> Result<(Host, Host), PortError> {
     let (mut a, mut b) = (Host::new(1).await, Host::new(2).await);
     join(&mut a, &mut b, payload, lose).await;
     for (host, ip) in [(&a, "10.99.0.1/24"), (&b, "10.99.0.2/24")] {
@@ -32,7 +32,7 @@ async fn pair(payload: usize, lose: u64) -> Result<(Host, Host), PortError> {
 }
 
 /// Sends `len` bytes of a pattern from `a` to `b`, checks every byte, and says how long it took.
-fn transfer(a: &Host, b: &Host, len: usize) -> Duration {
+pub fn transfer(a: &Host, b: &Host, len: usize) -> Duration {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let receiver = b.ns.thread(move || {
         let listener = TcpListener::bind("10.99.0.2:7000").unwrap();
