@@ -15,8 +15,10 @@
     )
 )]
 
+pub mod bench;
 pub mod cpio;
 pub mod defaults;
+pub mod figures;
 pub mod io;
 pub mod modules;
 pub mod netem;

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo | test | check | doctor`.
+//! Developer commands: `cargo xtask demo | test | check | doctor | bench`.
 //!
 //! What it does not do: nothing of the product lives here, and nothing here needs root by itself. The lab does, and
 //! xtask asks for it by name, for that one binary; cargo never runs as root.
@@ -42,6 +42,9 @@ enum Command {
     Test(Test),
     /// Check crate arrows, file sizes and paper citations.
     Check,
+    /// Measure lanline beside other programs of its kind.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Say what this machine lacks for `demo` and `test`, and what would give it.
     Doctor,
 }
@@ -63,6 +66,36 @@ pub(crate) struct Demo {
     kill_seeder: bool,
 }
 
+/// What can be measured.
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// The tunnel beside every peer that is installed; writes docs/bench/net.md.
+    Net(BenchNet),
+}
+
+/// Arguments of `bench net`; most go to `lanline-bench` as they are.
+#[derive(Args)]
+pub(crate) struct BenchNet {
+    /// Measure only these, by name; may be given several times.
+    #[arg(long = "peer", value_name = "NAME")]
+    peers: Vec<String>,
+    /// Repetitions; the table has their medians.
+    #[arg(long)]
+    reps: Option<u32>,
+    /// Seconds of one TCP test.
+    #[arg(long)]
+    seconds: Option<u32>,
+    /// One minute: veth, vxlan, vpncloud and lanline, once.
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON document on stdout in place of the tables.
+    #[arg(long)]
+    json: bool,
+    /// Nice value for the run's own autogroup, such as -13, on a machine that others load.
+    #[arg(long, allow_hyphen_values = true)]
+    boost: Option<i32>,
+}
+
 /// Arguments of `test`.
 #[derive(Args)]
 pub(crate) struct Test {
@@ -82,6 +115,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => io::demo::demo(&args),
         Command::Test(args) => io::suite::test(&args),
         Command::Check => io::workspace::check(),
+        Command::Bench(Bench::Net(args)) => io::bench::net(&args),
         Command::Doctor => io::prepare::doctor(),
     };
     match done {

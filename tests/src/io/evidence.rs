@@ -118,6 +118,16 @@ pub fn workspace() -> Result<PathBuf> {
         .context("run this inside the lanline workspace")
 }
 
+/// Writes files into a folder, which is made if it is missing; the person who called sudo owns them.
+pub fn write(dir: &Path, files: &[(&str, String)]) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for (name, text) in files {
+        let path = dir.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    give_to_caller(dir)
+}
+
 /// Files made under sudo go to the person who called it, so that they can remove them.
 pub fn give_to_caller(path: &Path) -> Result<()> {
     let id = |name| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());

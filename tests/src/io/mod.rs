@@ -5,6 +5,7 @@
     reason = "this module is the crate's I/O: namespaces, TAPs, files, clocks and child processes of the lab"
 )]
 
+pub mod bench;
 pub mod demo;
 pub mod emulator;
 pub mod evidence;

@@ -185,8 +185,8 @@ pub fn until<T>(limit: Duration, what: &str, mut f: impl FnMut() -> Result<Optio
     }
 }
 
-/// Gives up the CPU for `d`; only for the pace of polling.
-fn pause(d: Duration) {
+/// Gives up the CPU for `d`: for the pace of polling, and for a product that says nowhere when it has settled.
+pub(crate) fn pause(d: Duration) {
     // An interrupted pause only polls earlier.
     poll(&mut [], Some(&timespec(d))).ok();
 }

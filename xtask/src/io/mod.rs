@@ -5,6 +5,7 @@
     reason = "this module is xtask's I/O: it reads the tree and runs cargo, apt-get and the lab"
 )]
 
+pub mod bench;
 pub mod demo;
 pub mod prepare;
 pub mod suite;
