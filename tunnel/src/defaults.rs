@@ -49,8 +49,22 @@ pub const ESSENTIAL_BURST: u32 = 200;
 /// Frames that the switch made and that wait for the pump, which takes them within the same wake-up.
 pub const MADE_FRAMES: usize = 1_024;
 
-/// Bytes that wait for one link: four super-frames, 105 ms at 20 Mb/s.
-pub const LINK_QUEUE_BYTES: usize = 256 * 1024;
+/// Bytes that wait for one link: the product of 100 Mb/s and 160 ms; CoDel keeps the delay short, not this.
+pub const LINK_QUEUE_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes that wait for all links together: eight full ones; a node has 40 MiB in all.
+pub const ALL_QUEUES_BYTES: usize = 16 * 1024 * 1024;
+/// Frames that wait for one link; each costs some 170 bytes beside its own.
+pub const LINK_QUEUE_FRAMES: usize = 4_096;
+/// Flows told apart on one link: RFC 8290 §5.2.
+pub const FLOWS: usize = 1_024;
+/// An Ethernet frame of MTU 1500, bytes: what a flow may send in its turn (RFC 8290 §5.2), and what is no queue yet.
+pub const MTU_FRAME: usize = 1_514;
+/// Delay that a flow's queue should not keep above: RFC 8289 §4.4.
+pub const CODEL_TARGET: Duration = Duration::from_millis(5);
+/// For how long it may: a round trip over the internet, RFC 8289 §4.3.
+pub const CODEL_INTERVAL: Duration = Duration::from_millis(100);
+/// A queue that nothing used for so long gives its 100 KiB of tables back; CoDel's memory is 1.6 s.
+pub const QUEUE_IDLE: Duration = Duration::from_secs(10);
 /// Bytes of ARP, ND and DHCP that wait for one link, ahead of the rest.
 pub const LINK_URGENT_BYTES: usize = 16 * 1024;
 /// Smallest datagram that is worth cutting frames for; a QUIC path has 1,200 and more (RFC 9000 §14).
@@ -81,6 +95,15 @@ pub const RECV_BATCH: usize = 128;
 pub const ROUNDS: usize = 4;
 /// How soon a link without send room is asked again, where nothing else wakes the pump.
 pub const ROOM_POLL: Duration = Duration::from_millis(1);
+/// How long ports wait for a link without room. The overlay's sender needs some 100 us of this thread to send what it
+/// holds; 2 ms are twenty turns, and below what a person or a TCP timer can tell.
+pub const PATIENCE: Duration = Duration::from_millis(2);
+/// A link that had no room for longer than [`PATIENCE`] is slow because of its path. Ports do not wait for it any more
+/// until it has had room for so long: a second, so that a paced link does not stop them with every refill.
+pub const SLOW_FOR: Duration = Duration::from_secs(1);
+/// A link with so much room takes a super-frame whole, which is 64 KiB: whatever takes 64 KiB in a turn of the pump sends
+/// it in a few milliseconds.
+pub const LARGE_ROOM: usize = 64 * 1024;
 /// Commands that wait for the pump.
 pub const COMMANDS: usize = 256;
 /// Events that wait for their reader.

@@ -92,8 +92,10 @@ reasons! {
     FragmentTimeout = "fragment_timeout",
     /// A frame whose fragments had to give way to newer ones.
     FragmentOverflow = "fragment_overflow",
-    /// The oldest in a link's full queue.
+    /// The oldest of the fattest flow in a link's full queue.
     QueueFull = "queue_full",
+    /// Its flow kept a queue for too long, and does not speak ECN.
+    Codel = "codel",
     /// The link took it and had no room after all.
     LinkOverflow = "link_overflow",
     /// The path's MTU shrank while the datagram waited.

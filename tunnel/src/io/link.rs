@@ -2,15 +2,16 @@
 
 use crate::{
     DropReason, Drops, classify,
-    defaults::{ECHO_KEPT, ECHOES},
+    defaults::{ECHO_KEPT, ECHOES, LARGE_ROOM, PATIENCE, SLOW_FOR},
     packet::Packet,
-    queue::{LinkQueue, Queued},
+    queue::{LinkQueue, QueueStats},
     slice::Packer,
     unpack::Unpacker,
 };
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher, Hasher, RandomState},
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -32,6 +33,8 @@ pub(super) struct LinkIo {
     next_echo: u64,
     /// Since when something waits for room; `None` while nothing does.
     pub(super) stuck_since: Option<Instant>,
+    /// Until when it counts as slow: ports do not wait for it.
+    slow_until: Option<Instant>,
     pub(super) drops: Drops,
 }
 
@@ -42,33 +45,48 @@ impl LinkIo {
             link,
             unpacker: Unpacker::default(),
             packer: Packer::new(payload),
-            queue: LinkQueue::default(),
+            queue: LinkQueue::new(secret()),
             room,
             batch: Vec::new(),
             echoes: BTreeMap::new(),
             next_echo: 0,
             stuck_since: None,
+            slow_until: None,
             drops: Drops::default(),
         }
     }
 
     /// Packs a frame if the link has room, else queues a copy. On `Err` it is already counted.
-    pub(super) fn offer(&mut self, tag: LanTag, packet: &Packet<'_>) -> Result<(), DropReason> {
-        if self.queue.is_empty() && self.packer.pending_bytes() < self.room {
+    pub(super) fn offer(&mut self, now: Instant, tag: LanTag, packet: &Packet<'_>) -> Result<(), DropReason> {
+        let pending = self.packer.pending_bytes();
+        // A super-frame that is packed goes before all that comes after it. Where that takes long it waits in the queue,
+        // which gives it out in parts.
+        let short = self.room >= LARGE_ROOM || pending + packet.bytes().len() <= self.room || packet.gso().is_none();
+        if self.queue.is_empty() && pending < self.room && short {
             let packed = self.packer.push(tag, packet);
             if let Err(why) = packed {
                 self.drops.count(why);
             }
             return packed;
         }
-        let frame = Queued {
-            tag,
-            bytes: Bytes::copy_from_slice(packet.bytes()),
-            offload: packet.offload(),
-        };
         let urgent = classify::is_essential(packet.frame());
-        self.drops.add(DropReason::QueueFull, self.queue.push(frame, urgent));
+        self.queue.push(now, tag, packet, urgent, &mut self.drops);
         Ok(())
+    }
+
+    /// The path, not the processor, is what lets nothing more go: waiting a moment would not help.
+    pub(super) fn is_slow(&self, now: Instant) -> bool {
+        self.slow_until.is_some_and(|until| now < until)
+    }
+
+    /// What waits here, and for how long it did.
+    pub(super) fn queue_stats(&self) -> QueueStats {
+        self.queue.stats()
+    }
+
+    /// Its share of the memory for all queues, bytes.
+    pub(super) fn set_queue_limit(&mut self, limit: usize) {
+        self.queue.set_limit(limit);
     }
 
     /// Bytes that wait for room.
@@ -95,7 +113,10 @@ impl LinkIo {
                 break;
             }
             while self.packer.pending_bytes() < self.room {
-                let Some(q) = self.queue.pop() else { break };
+                let max = self.room - self.packer.pending_bytes();
+                let Some(q) = self.queue.pop(now, max, &mut self.drops) else {
+                    break;
+                };
                 let packed = Packet::check(&q.bytes, q.offload).and_then(|p| self.packer.push(q.tag, &p));
                 if let Err(why) = packed {
                     self.drops.count(why);
@@ -104,6 +125,13 @@ impl LinkIo {
         }
         let waits = self.packer.pending_bytes() > 0 || !self.queue.is_empty();
         self.stuck_since = waits.then(|| self.stuck_since.unwrap_or(now));
+        if self
+            .stuck_since
+            .is_some_and(|at| now.saturating_duration_since(at) >= PATIENCE)
+        {
+            self.slow_until = Some(now + SLOW_FOR);
+        }
+        self.queue.handle_timeout(now);
         Ok(())
     }
 
@@ -135,4 +163,10 @@ impl LinkIo {
             let _ = tx.send(now.duration_since(at));
         }
     }
+}
+
+/// A key that nobody else knows, from the system's randomness.
+fn secret() -> u128 {
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    half() << 64 | half()
 }

@@ -3,7 +3,7 @@
 //! Each wake-up: commands, timers, then rounds of *receive from links, read from ports, flush links* until nothing moves
 //! or [`ROUNDS`] are done; then it yields, so that the overlay's tasks on the same thread get the processor. While a link
 //! has no room, ports are left alone for [`PATIENCE`]: if the processor is the bottleneck the link soon has room and
-//! nothing was lost; if the path is, reading goes on and the link's queue drops its oldest.
+//! nothing was lost; if the path is, reading goes on and the link's fair queue takes what comes.
 
 use super::{
     TunnelEvent,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     DropReason, Drops, PortId,
-    defaults::{EVENTS, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
+    defaults::{ALL_QUEUES_BYTES, EVENTS, PATIENCE, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
     packet::Packet,
     switch::SwitchEvent,
 };
@@ -33,9 +33,6 @@ use wire::{
     frame::{Chunk, LanTag, MAX_FRAME, Scope, VnetHdr, open_datagram},
 };
 
-/// How long ports wait for a link without room. The overlay's sender needs some 100 us of this thread to send what it
-/// holds; 2 ms are twenty turns, and below what a person or a TCP timer can tell.
-const PATIENCE: Duration = Duration::from_millis(2);
 /// Commands in one wake-up.
 const COMMANDS_PER_TURN: usize = 32;
 /// How soon events that found no room are offered again.
@@ -116,7 +113,7 @@ impl Pump {
     fn waits_for_room(&self, now: Instant) -> bool {
         self.links
             .values()
-            .any(|l| l.stuck_since.is_some_and(|at| now.duration_since(at) < PATIENCE))
+            .any(|l| !l.is_slow(now) && l.stuck_since.is_some_and(|at| now.duration_since(at) < PATIENCE))
     }
 
     fn handle_timeouts(&mut self, now: Instant) {
@@ -197,7 +194,9 @@ impl Pump {
         let Self {
             fabric, links, drops, ..
         } = self;
-        fabric.deliver_made(now, &mut |peer, tag, packet| offer(links, drops, peer, tag, packet));
+        fabric.deliver_made(now, &mut |peer, tag, packet| {
+            offer(now, links, drops, peer, tag, packet)
+        });
     }
 
     /// Reads each port up to its budget; true if anything came.
@@ -242,7 +241,7 @@ impl Pump {
             fabric, links, drops, ..
         } = self;
         fabric.accept(now, id, hdr, bytes, &mut |peer, tag, packet| {
-            offer(links, drops, peer, tag, packet)
+            offer(now, links, drops, peer, tag, packet)
         });
         self.frame = frame;
         self.deliver_made(now);
@@ -251,7 +250,9 @@ impl Pump {
 
     fn flush(&mut self, now: Instant) {
         let mut ended = Vec::new();
+        let stuck = self.links.values().filter(|l| l.stuck_since.is_some()).count();
         for (peer, io) in &mut self.links {
+            io.set_queue_limit(ALL_QUEUES_BYTES / stuck.max(1));
             if let Err(closed) = io.flush(now) {
                 ended.push((*peer, closed.why));
             }
@@ -360,6 +361,7 @@ impl Pump {
 
 /// Gives a frame to a link, which counts what it does not take.
 fn offer(
+    now: Instant,
     links: &mut BTreeMap<NodeId, LinkIo>,
     drops: &mut Drops,
     peer: NodeId,
@@ -370,7 +372,7 @@ fn offer(
         drops.count(DropReason::NoLink);
         return Err(DropReason::NoLink);
     };
-    link.offer(tag, packet)
+    link.offer(now, tag, packet)
 }
 
 /// Reads one frame from a TAP; `None` when none waits. An error that ends the interface goes to `dead`.

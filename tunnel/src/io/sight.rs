@@ -6,6 +6,7 @@ use crate::{
     capture::{Select, Spot, SpotCount, Way},
     defaults::CAPTURES,
     peek,
+    queue::QueueStats,
 };
 use std::{
     collections::BTreeMap,
@@ -59,6 +60,8 @@ pub struct LinkInfo {
     pub waiting: Option<Duration>,
     /// What it dropped, of all LANs, by reason.
     pub drops: BTreeMap<&'static str, u64>,
+    /// Its fair queue.
+    pub queue: QueueStats,
 }
 
 impl LinkInfo {
@@ -101,6 +104,7 @@ impl Pump {
             queued_bytes: io.queued_bytes(),
             waiting: io.stuck_since.map(|at| now.saturating_duration_since(at)),
             drops: io.drops.by_name(),
+            queue: io.queue_stats(),
         };
         self.links.iter().filter(member).map(info).collect()
     }

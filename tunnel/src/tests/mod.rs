@@ -1,10 +1,10 @@
 //! Tests over several files of this crate; what one file promises is tested in that file.
 
-mod build;
+pub(crate) mod build;
 mod fdb;
 mod hostile;
 mod peek;
 mod policy;
-mod segments;
+pub(crate) mod segments;
 mod switch;
 mod travel;
