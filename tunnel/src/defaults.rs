@@ -14,19 +14,40 @@ pub const FDB_PER_NODE: usize = 1_280;
 pub const FDB_REMOTE: usize = 16_384;
 /// Addresses of one guest port: its own and a few for nested interfaces.
 pub const GUEST_MACS: usize = 8;
-/// Addresses withdrawn lately, whose sequence is remembered so that the next owner goes above it.
-pub const FDB_GONE: usize = 1_024;
+/// Addresses that one guest's port may enter in the table, over all VLANs; the table itself has [`FDB_LEARNED`].
+pub const FDB_PER_GUEST: usize = 64;
+/// How long the sequence of an address that is nowhere is remembered; as long as a learned address itself. Whoever comes
+/// back with a lower one within that time is told so and goes above it.
+pub const SEQ_KEPT: Duration = AGEING;
+/// How far above the known sequence a claim may be. At the fastest that [`MOVES`] allows, an address that roams in one
+/// half of a parted LAN for 27 days stays below it.
+pub const SEQ_JUMP: u32 = 1 << 16;
+/// Addresses that are watched for moving too often: four times what one full LAN segment has.
+pub const FDB_MOVING: usize = 4_096;
 /// Moves within [`MOVE_WINDOW`] that freeze an address: RFC 7432 §15.1, N = 5, M = 180 s.
 pub const MOVES: usize = 5;
 /// See [`MOVES`].
 pub const MOVE_WINDOW: Duration = Duration::from_secs(180);
 /// How long a frozen address stays where it was; as long as the window, so that a healed loop heals the LAN.
 pub const FREEZE: Duration = Duration::from_secs(180);
+/// An address that freezes again at once stays frozen twice as long, so many times: 48 minutes at most.
+pub const FREEZE_DOUBLED: u32 = 4;
+/// Adverts of a member whose link is down are kept for this long, so that a link that flaps makes nobody flood. Below the
+/// 10 s in which another member must be able to take over a LAN port.
+pub const LINK_STALE: Duration = Duration::from_secs(5);
+/// After its link came back a member says everything again; what it did not say again within this time is no longer there.
+pub const LINK_CONFIRM: Duration = Duration::from_secs(10);
+/// An advert that is not said again goes after this: three refreshes lost, and a little.
+pub const ADVERT_EXPIRY: Duration = Duration::from_secs(200);
 /// Full set of adverts again: repairs an update that was lost with a control connection.
 pub const REFRESH: Duration = Duration::from_secs(60);
 /// Adverts of one LAN go out at most this often; the first after a quiet time at once. A change that waits this long
 /// costs nobody anything, and updates that overtake each other on the way stay rare.
 pub const ADVERT_GAP: Duration = Duration::from_millis(50);
+/// Adverts of guests and of moves that need not wait for [`ADVERT_GAP`], a second.
+pub const URGENT_RATE: u32 = 20;
+/// Burst of the same.
+pub const URGENT_BURST: u32 = 20;
 /// Adverts in one event.
 pub const ADVERTS_PER_EVENT: usize = wire::frame::MAX_ADVERTS;
 
@@ -48,6 +69,22 @@ pub const ESSENTIAL_BURST: u32 = 200;
 
 /// Frames that the switch made and that wait for the pump, which takes them within the same wake-up.
 pub const MADE_FRAMES: usize = 1_024;
+/// How long what is on its way to an address that moved is sent after it: many round trips, and far more than an advert takes.
+pub const FORWARD_AFTER_MOVE: Duration = Duration::from_secs(2);
+/// How long the new place takes such frames: the above, and what the advert took to the old place.
+pub const ARRIVED_LATELY: Duration = Duration::from_secs(5);
+/// Addresses that moved lately, each way: as many as one LAN segment may have.
+pub const MOVED_LATELY: usize = 1_024;
+/// Frames that wait for the new place of an address that left; a guest's TCP has about so many in flight at 20 Mb/s.
+pub const HOLD_FRAMES: usize = 64;
+/// Bytes of the same.
+pub const HOLD_BYTES: usize = 256 * 1024;
+/// Bytes that are sent after moved addresses in one wake-up: sixteen super-frames.
+pub const FORWARD_BYTES: usize = 1 << 20;
+/// Announcements of moves a second to the LAN ports of this node: a whole rack that migrates within some seconds.
+pub const ANNOUNCE_RATE: u32 = 20;
+/// Burst of the same: one move with all its addresses, seven times.
+pub const ANNOUNCE_BURST: u32 = 64;
 
 /// Bytes that wait for one link: the product of 100 Mb/s and 160 ms; CoDel keeps the delay short, not this.
 pub const LINK_QUEUE_BYTES: usize = 2 * 1024 * 1024;

@@ -58,6 +58,8 @@ reasons! {
     SourceIsLocal = "source_is_local",
     /// The address moves too often and stays where it was.
     FrozenMac = "frozen_mac",
+    /// A guest's own address, which a member took over: the guest runs elsewhere, or somebody claims so.
+    FencedMac = "fenced_mac",
     /// From a link, and its destination is behind a link.
     SplitHorizon = "split_horizon",
     /// Its destination is where it came from.
@@ -110,12 +112,22 @@ reasons! {
     PortFull = "port_full",
     /// The guest's socket is not connected.
     GuestAway = "guest_away",
+    /// More frames for addresses that just moved than wait, or than are sent after them, at once.
+    MoveOverflow = "move_overflow",
+    /// A frame for an address that left, and nobody said in time where it is.
+    MoveTimeout = "move_timeout",
+    /// A frame that was sent after an address which did not move here from its sender just now.
+    ForwardRefused = "forward_refused",
     /// More frames made by the switch itself than wait for the pump at once.
     MadeOverflow = "made_overflow",
     /// The table of addresses is full; the frame itself went on.
     FdbFull = "fdb_full",
     /// An advert that may not displace what is known.
     AdvertRefused = "advert_refused",
+    /// An advert with an older mobility sequence than is known.
+    AdvertStale = "advert_stale",
+    /// An advert whose mobility sequence is further ahead than moves could have made it.
+    AdvertJump = "advert_jump",
 }
 
 impl fmt::Display for DropReason {

@@ -39,12 +39,18 @@ impl Pump {
                 })
             };
         }
+        if let Some(clash) = self.fabric.lans.get(&tag.forwarded()) {
+            return Err(LanError::TagClash {
+                new: id,
+                old: clash.id.clone(),
+            });
+        }
         if self.fabric.lans.len() >= LANS {
             return Err(LanError::TooMany(LANS));
         }
         let mut switch = Switch::new(now, self.node);
         for peer in self.links.keys() {
-            switch.link_up(*peer);
+            switch.link_up(now, *peer);
         }
         self.fabric.lans.insert(
             tag,
@@ -164,7 +170,7 @@ impl Pump {
         }
     }
 
-    pub(super) fn add_link(&mut self, link: Box<dyn Link>) {
+    pub(super) fn add_link(&mut self, now: Instant, link: Box<dyn Link>) {
         let peer = link.peer();
         if self.links.len() >= LINKS && !self.links.contains_key(&peer) {
             tracing::warn!(%peer, limit = LINKS, "too many links, this one is not used");
@@ -177,25 +183,25 @@ impl Pump {
             self.drops.merge(&old.drops);
         }
         for lan in self.fabric.lans.values_mut() {
-            lan.switch.link_up(peer);
+            lan.switch.link_up(now, peer);
         }
     }
 
-    pub(super) fn remove_link(&mut self, peer: NodeId) {
+    pub(super) fn remove_link(&mut self, now: Instant, peer: NodeId) {
         if let Some(io) = self.links.remove(&peer) {
             self.drops.merge(&io.drops);
             for lan in self.fabric.lans.values_mut() {
-                lan.switch.link_down(peer);
+                lan.switch.link_down(now, peer);
             }
         }
     }
 
-    pub(super) fn set_members(&mut self, lan: &LanId, members: BTreeSet<NodeId>) {
+    pub(super) fn set_members(&mut self, now: Instant, lan: &LanId, members: BTreeSet<NodeId>) {
         let me = self.node;
         if let Some((_, lan)) = self.lan_mut(lan) {
             lan.traffic.retain(|peer, _| members.contains(peer));
             lan.switch
-                .set_members(members.into_iter().filter(|m| *m != me).collect());
+                .set_members(now, members.into_iter().filter(|m| *m != me).collect());
         }
     }
 

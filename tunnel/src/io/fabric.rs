@@ -79,7 +79,9 @@ pub(super) type ToLink<'a> = dyn FnMut(NodeId, LanTag, &Packet<'_>) -> Result<()
 impl Fabric {
     /// A frame that came over a link.
     pub(super) fn deliver(&mut self, now: Instant, from: NodeId, rx: Received<'_>) {
-        let Some(lan) = self.lans.get_mut(&rx.tag) else { return };
+        let Some(lan) = self.lans.get_mut(&rx.tag) else {
+            return self.deliver_forwarded(now, from, rx);
+        };
         lan.traffic.entry(from).or_default().received(rx.bytes.len());
         let packet = match Packet::check(rx.bytes, rx.offload) {
             Ok(p) => p,
@@ -183,17 +185,24 @@ impl Fabric {
     }
 
     fn write_out(&mut self, now: Instant, tag: LanTag, packet: &Packet<'_>) {
-        for id in &self.egress.ports {
-            let Some(port) = self.ports.get_mut(id) else { continue };
-            let written = port.write(now, packet, &mut self.scratch);
-            let at = (Ingress::Port(*id), Way::Out);
-            self.recorder.packet(now, tag, at, packet, written);
-            if let Err(why) = written
-                && let Some(lan) = self.lans.get_mut(&tag)
-            {
-                tracing::trace!(port = %id, dst = %packet.frame().dst(), reason = %why, "dropped");
-                lan.switch.drops_mut().count(why);
+        for i in 0..self.egress.ports.len() {
+            if let Some(id) = self.egress.ports.get(i).copied() {
+                self.write_to(now, tag, id, packet);
             }
+        }
+    }
+
+    /// Writes a frame to one port.
+    pub(super) fn write_to(&mut self, now: Instant, tag: LanTag, id: PortId, packet: &Packet<'_>) {
+        let Some(port) = self.ports.get_mut(&id) else { return };
+        let written = port.write(now, packet, &mut self.scratch);
+        let at = (Ingress::Port(id), Way::Out);
+        self.recorder.packet(now, tag, at, packet, written);
+        if let Err(why) = written
+            && let Some(lan) = self.lans.get_mut(&tag)
+        {
+            tracing::trace!(port = %id, dst = %packet.frame().dst(), reason = %why, "dropped");
+            lan.switch.drops_mut().count(why);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! pump runs on the runtime that it is given, the overlay's, so that a frame crosses from TAP to QUIC on one thread.
 //! `unsafe` is confined to [`tap`].
 
+mod after;
 mod commands;
 mod error;
 mod fabric;

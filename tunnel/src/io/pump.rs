@@ -184,7 +184,7 @@ impl Pump {
         }
         self.deliver_made(now);
         for (peer, why) in ended {
-            self.drop_link(peer, &why);
+            self.drop_link(now, peer, &why);
         }
         moved
     }
@@ -195,6 +195,9 @@ impl Pump {
             fabric, links, drops, ..
         } = self;
         fabric.deliver_made(now, &mut |peer, tag, packet| {
+            offer(now, links, drops, peer, tag, packet)
+        });
+        fabric.deliver_forwards(now, &mut |peer, tag, packet| {
             offer(now, links, drops, peer, tag, packet)
         });
     }
@@ -258,7 +261,7 @@ impl Pump {
             }
         }
         for (peer, why) in ended {
-            self.drop_link(peer, &why);
+            self.drop_link(now, peer, &why);
         }
     }
 
@@ -293,6 +296,15 @@ impl Pump {
                         let why = format!("{mac} moved too often: a loop, or two machines with one address");
                         tracing::info!(%lan, %mac, "address is frozen");
                         said.push(TunnelEvent::Frozen { lan, mac, why });
+                    }
+                    SwitchEvent::Thawed(mac) => tracing::info!(%lan, %mac, "address may move again"),
+                    SwitchEvent::Fenced { port, mac, by } => {
+                        tracing::info!(%lan, %mac, %port, %by, "a guest's address was taken over by a member");
+                        said.push(TunnelEvent::Fenced { lan, port, mac, by });
+                    }
+                    SwitchEvent::Unfenced { port, mac } => {
+                        tracing::info!(%lan, %mac, %port, "a guest has its address again");
+                        said.push(TunnelEvent::Unfenced { lan, port, mac });
                     }
                     SwitchEvent::Address(port, ip, learned) => {
                         if let Some(Port {
@@ -334,11 +346,11 @@ impl Pump {
         self.unsent.push_back(e);
     }
 
-    fn drop_link(&mut self, peer: NodeId, why: &str) {
+    fn drop_link(&mut self, now: Instant, peer: NodeId, why: &str) {
         if let Some(io) = self.links.remove(&peer) {
             self.drops.merge(&io.drops);
             for lan in self.fabric.lans.values_mut() {
-                lan.switch.link_down(peer);
+                lan.switch.link_down(now, peer);
             }
             tracing::debug!(%peer, why, "link is down");
             self.say(TunnelEvent::LinkDown {
@@ -420,7 +432,7 @@ fn take_datagram(now: Instant, peer: NodeId, io: &mut LinkIo, fabric: &mut Fabri
             Some(Ok(_)) => drops.count(DropReason::UnknownRecord),
             None => {}
         },
-        Scope::Lan(tag) => match fabric.lans.get_mut(&tag) {
+        Scope::Lan(tag) => match fabric.lan_of(tag).and_then(|lan| fabric.lans.get_mut(&lan)) {
             None => drops.count(DropReason::UnknownLan),
             Some(lan) if !lan.switch.is_member(&peer) => lan.switch.drops_mut().count(DropReason::NotMember),
             Some(_) => {

@@ -144,6 +144,27 @@ pub enum TunnelEvent {
         /// In words.
         why: String,
     },
+    /// A member took the address that this guest's port was given: the guest is heard no more. Either the guest runs there
+    /// now, or that member claims what is not its own.
+    Fenced {
+        /// The LAN.
+        lan: LanId,
+        /// The guest's port.
+        port: PortId,
+        /// The address.
+        mac: MacAddr,
+        /// Who has it now.
+        by: NodeId,
+    },
+    /// The port has its address again.
+    Unfenced {
+        /// The LAN.
+        lan: LanId,
+        /// The guest's port.
+        port: PortId,
+        /// The address.
+        mac: MacAddr,
+    },
 }
 
 type Command = Box<dyn FnOnce(&mut Pump, Instant) + Send>;
@@ -216,18 +237,18 @@ impl Tunnel {
 
     /// Uses a link; it takes the place of an older one to the same peer.
     pub async fn add_link(&self, link: Box<dyn Link>) {
-        self.call(move |p, _| p.add_link(link)).await;
+        self.call(move |p, now| p.add_link(now, link)).await;
     }
 
     /// Drops the link to a peer.
     pub async fn remove_link(&self, peer: NodeId) {
-        self.call(move |p, _| p.remove_link(peer)).await;
+        self.call(move |p, now| p.remove_link(now, peer)).await;
     }
 
     /// Who the members of a LAN are, this node itself not needed among them.
     pub async fn set_members(&self, lan: &LanId, members: BTreeSet<NodeId>) {
         let lan = lan.clone();
-        self.call(move |p, _| p.set_members(&lan, members)).await;
+        self.call(move |p, now| p.set_members(now, &lan, members)).await;
     }
 
     /// Takes a member's adverts; the caller has checked the signature, the tunnel checks membership and sequence.

@@ -3,6 +3,7 @@
 use super::{Ingress, PortId, Switch, SwitchEvent};
 use crate::{
     DropReason, Place,
+    fdb::Key,
     snoop::{self, Learned},
 };
 use std::{net::IpAddr, time::Instant};
@@ -33,9 +34,9 @@ impl Switch {
 
     /// Learns the source on a port; on a link, compares it with what is known.
     pub(super) fn check_source(&mut self, now: Instant, from: Ingress, frame: &Frame<'_>) -> Result<(), DropReason> {
-        let src = frame.src();
+        let key = Key::source(frame);
         match from {
-            Ingress::Port(port) => match self.fdb.learn(now, src, port) {
+            Ingress::Port(port) => match self.fdb.learn(now, key, port) {
                 Ok(_) => Ok(()),
                 Err(DropReason::FdbFull) => {
                     self.drops.count(DropReason::FdbFull);
@@ -43,9 +44,10 @@ impl Switch {
                 }
                 Err(why) => Err(why),
             },
-            Ingress::Link(peer) => match self.fdb.lookup(src) {
-                Some(Place::Port(_)) => Err(DropReason::SourceIsLocal),
-                Some(Place::Node(n)) if n != peer && self.fdb.is_static(src) => Err(DropReason::StaticMac),
+            Ingress::Link(peer) => match self.fdb.origin(key) {
+                Some((Place::Port(_), _)) => Err(DropReason::SourceIsLocal),
+                Some((Place::Node(n), true)) if n != peer => Err(DropReason::StaticMac),
+                _ if self.fdb.is_own(key.mac) => Err(DropReason::SourceIsLocal),
                 _ => Ok(()),
             },
         }
@@ -53,16 +55,18 @@ impl Switch {
 
     /// Notes which IP address goes with which port.
     pub(super) fn note_addresses(&mut self, from: Ingress, frame: &Frame<'_>) {
+        let source = Key::source(frame);
         if let Ingress::Port(port) = from {
             let is_guest = self.guest_policy(from).is_some();
             if let Some((ip, how)) = snoop::sender(frame, is_guest) {
-                self.note(port, frame.src(), ip, how);
+                self.note(port, source, ip, how);
             }
         }
-        if let Some((mac, ip)) = snoop::dhcp_ack(frame)
-            && let Some(Place::Port(port)) = self.fdb.lookup(mac)
-        {
-            self.note(port, mac, ip, Learned::Dhcp);
+        if let Some((mac, ip)) = snoop::dhcp_ack(frame) {
+            let client = Key { mac, ..source };
+            if let Some(Place::Port(port)) = self.fdb.lookup(client) {
+                self.note(port, client, ip, Learned::Dhcp);
+            }
         }
     }
 
@@ -74,7 +78,7 @@ impl Switch {
     }
 
     /// Remembers an address, and says so if a guest's changed. A plain packet's source never displaces better knowledge.
-    fn note(&mut self, port: PortId, mac: MacAddr, ip: IpAddr, how: Learned) {
+    fn note(&mut self, port: PortId, key: Key, ip: IpAddr, how: Learned) {
         let Some(p) = self.ports.get_mut(&port) else { return };
         if p.guest.is_some() {
             let known = p.address.get(&ip.is_ipv6()).copied();
@@ -90,6 +94,6 @@ impl Switch {
                 self.events.push_back(SwitchEvent::Address(port, ip, how));
             }
         }
-        self.fdb.note_ip(mac, ip);
+        self.fdb.note_ip(key, ip);
     }
 }

@@ -29,7 +29,6 @@ pub struct Made {
 
 impl Switch {
     /// Queues a frame for [`Switch::poll_made`]. Beyond [`MADE_FRAMES`] it is dropped by name.
-    #[expect(dead_code, reason = "the features that make frames come next")]
     pub(super) fn make(&mut self, to: Target, frame: Bytes) {
         if self.made.len() >= MADE_FRAMES {
             return self.drops.count(DropReason::MadeOverflow);

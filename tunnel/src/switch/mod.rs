@@ -1,25 +1,30 @@
 //! The switch of one LAN on one node: where a frame goes, and whether it may.
 //!
 //! Invariants
-//! - A frame from a link never goes to a link (split horizon, RFC 4762 §4.4), so the mesh of members cannot loop.
+//! - A frame from a link never goes to a link (split horizon, RFC 4762 §4.4), so the mesh of members cannot loop; what is
+//!   sent after an address that moved is the one exception, and goes no further ([`moved`]).
 //! - Frames to 01:80:c2:00:00:00-0f and frames with a group or zero source go nowhere.
 //! - Nothing goes to, and nothing is taken from, a peer that is not a member.
 //! - Broadcast, unknown and multicast go to every member's link and every other port, within the sender's budget.
-//!
 //! - A frame passes the stages of `decide` in their order, and no stage sees a frame that an earlier one dropped.
 //!
-//! Drive it with `handle_frame`, then drain `poll_event`; call `handle_timeout` at `poll_timeout`, then drain `poll_made`.
-//! It transmits nothing itself: the frame's bytes stay with the caller, the answer is in [`Egress`].
+//! Drive it with `handle_frame`, then drain `poll_event`; call `handle_timeout` at `poll_timeout`. After either drain
+//! `poll_made` and `poll_forward`. It transmits nothing itself: the frame's bytes stay with the caller, the answer is in [`Egress`].
 
 mod admit;
+mod announce;
+mod follow;
 mod made;
+mod moved;
 mod route;
 
 pub use made::{Made, Target};
+pub use moved::Forward;
 
 use crate::{
-    DropReason, Drops, FdbRow,
-    defaults::{ADVERT_GAP, PORTS, REFRESH, SWEEP},
+    DropReason, Drops, FdbRow, Place,
+    budget::Bucket,
+    defaults::{ADVERT_GAP, PORTS, REFRESH, SWEEP, URGENT_BURST, URGENT_RATE},
     fdb::Fdb,
     packet::Packet,
     policy::GuestPolicy,
@@ -83,6 +88,24 @@ pub enum SwitchEvent {
     Address(PortId, IpAddr, Learned),
     /// The address moves too often; it stays where it is for a while.
     Frozen(MacAddr),
+    /// It may move again.
+    Thawed(MacAddr),
+    /// A member took the address that this guest's port was given; the guest is heard no more until it gives it back.
+    Fenced {
+        /// The guest's port.
+        port: PortId,
+        /// The address.
+        mac: MacAddr,
+        /// Who has it now.
+        by: NodeId,
+    },
+    /// The port has its address again.
+    Unfenced {
+        /// The guest's port.
+        port: PortId,
+        /// The address.
+        mac: MacAddr,
+    },
 }
 
 /// Why [`Switch::poll_timeout`] wants to be called.
@@ -94,6 +117,8 @@ pub enum Timer {
     Refresh,
     /// Adverts that wait for their turn.
     Advertise,
+    /// Frames that wait for the new place of an address.
+    Move,
 }
 
 #[derive(Debug)]
@@ -114,6 +139,11 @@ pub struct Switch {
     events: VecDeque<SwitchEvent>,
     /// Made by timers and adverts, for [`Switch::poll_made`].
     made: VecDeque<Made>,
+    moved: moved::Moved,
+    /// Announcements of moves.
+    announced: Bucket,
+    /// Adverts that go out at once.
+    urgent: Bucket,
     sweep_at: Instant,
     refresh_at: Instant,
     /// Adverts may go out again.
@@ -134,6 +164,9 @@ impl Switch {
             drops: Drops::default(),
             events: VecDeque::new(),
             made: VecDeque::new(),
+            moved: moved::Moved::default(),
+            announced: announce::budget(),
+            urgent: Bucket::new(URGENT_RATE, URGENT_BURST),
             sweep_at: now + SWEEP,
             refresh_at: now + REFRESH,
             advertise_at: now,
@@ -141,9 +174,10 @@ impl Switch {
         }
     }
 
-    /// Lets adverts out if there are any and the last ones are [`ADVERT_GAP`] ago.
+    /// Lets adverts out if there are any and the last ones are [`ADVERT_GAP`] ago; a guest's, and a move, at once.
     fn advertise(&mut self, now: Instant) {
-        if self.fdb.has_news() && now >= self.advertise_at {
+        let urgent = self.fdb.take_urgent() && self.urgent.take(now, 1);
+        if self.fdb.has_news() && (urgent || now >= self.advertise_at) {
             self.advertise_now = true;
             self.advertise_at = now + ADVERT_GAP;
         }
@@ -154,10 +188,10 @@ impl Switch {
         if self.ports.len() >= PORTS {
             return false;
         }
+        self.fdb.add_port(port, guest.is_some());
         for mac in guest.iter().flat_map(|g| g.macs()) {
             self.fdb.add_static(now, *mac, port);
         }
-        self.advertise(now);
         self.ports.insert(
             port,
             Port {
@@ -165,7 +199,14 @@ impl Switch {
                 address: BTreeMap::new(),
             },
         );
+        self.follow(now);
+        self.advertise(now);
         true
+    }
+
+    /// This machine's own addresses on a port's bridge: nobody else may have them.
+    pub fn set_own(&mut self, port: PortId, macs: BTreeSet<MacAddr>) {
+        self.fdb.set_own(port, macs);
     }
 
     /// Removes a port and withdraws what was behind it.
@@ -173,28 +214,33 @@ impl Switch {
         self.ports.remove(&port);
         self.budgets.remove(&Ingress::Port(port));
         self.fdb.remove_port(now, port);
+        self.follow(now);
         self.advertise(now);
     }
 
     /// Who the members are; adverts of those who are none any more go.
-    pub fn set_members(&mut self, members: BTreeSet<NodeId>) {
+    pub fn set_members(&mut self, now: Instant, members: BTreeSet<NodeId>) {
         for left in self.members.difference(&members) {
-            self.fdb.forget_node(*left);
+            self.fdb.forget_node(now, *left);
             self.budgets.remove(&Ingress::Link(*left));
         }
         self.members = members;
+        self.follow(now);
+        self.advertise(now);
     }
 
     /// A link to this peer is up, member or not.
-    pub fn link_up(&mut self, peer: NodeId) {
+    pub fn link_up(&mut self, now: Instant, peer: NodeId) {
         self.links.insert(peer);
+        self.fdb.link_up(now, peer);
     }
 
-    /// The link is gone; what was behind it is unknown until it says so again.
-    pub fn link_down(&mut self, peer: NodeId) {
+    /// The link is gone. Frames to what is behind it go nowhere for a while, so that a link that flaps makes nobody flood;
+    /// then it is unknown until it says so again.
+    pub fn link_down(&mut self, now: Instant, peer: NodeId) {
         self.links.remove(&peer);
         self.budgets.remove(&Ingress::Link(peer));
-        self.fdb.forget_node(peer);
+        self.fdb.link_down(now, peer);
     }
 
     /// A member's adverts.
@@ -207,6 +253,8 @@ impl Switch {
                 self.drops.count(why);
             }
         }
+        self.follow(now);
+        self.advertise(now);
     }
 
     /// Decides about a frame. On `Err` it is already counted.
@@ -219,6 +267,7 @@ impl Switch {
     ) -> Result<(), DropReason> {
         out.clear();
         let decided = self.decide(now, from, packet, out);
+        self.follow(now);
         if let Err(why) = decided {
             self.drops.count(why);
         }
@@ -241,7 +290,10 @@ impl Switch {
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP;
             self.fdb.handle_timeout(now);
+            self.follow(now);
         }
+        let expired = self.moved.handle_timeout(now);
+        self.drops.add(DropReason::MoveTimeout, expired);
         if now >= self.refresh_at {
             self.refresh_at = now + REFRESH;
             for part in self.fdb.local_adverts().chunks(crate::defaults::ADVERTS_PER_EVENT) {
@@ -253,23 +305,22 @@ impl Switch {
 
     /// When to call [`Switch::handle_timeout`], and for what.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
-        if self.fdb.has_news() && !self.advertise_now && self.advertise_at < self.sweep_at.min(self.refresh_at) {
-            return Some((self.advertise_at, Timer::Advertise));
-        }
-        Some(if self.sweep_at <= self.refresh_at {
-            (self.sweep_at, Timer::Sweep)
-        } else {
-            (self.refresh_at, Timer::Refresh)
-        })
+        let adverts = self.fdb.has_news() && !self.advertise_now;
+        [
+            Some((self.sweep_at, Timer::Sweep)),
+            Some((self.refresh_at, Timer::Refresh)),
+            adverts.then_some((self.advertise_at, Timer::Advertise)),
+            self.moved.poll_timeout().map(|at| (at, Timer::Move)),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
     }
 
     /// The next thing it has to say. Drain it after every call.
     pub fn poll_event(&mut self) -> Option<SwitchEvent> {
         if let Some(e) = self.events.pop_front() {
             return Some(e);
-        }
-        if let Some(mac) = self.fdb.poll_frozen() {
-            return Some(SwitchEvent::Frozen(mac));
         }
         if !self.advertise_now {
             return None;

@@ -6,6 +6,7 @@ use crate::{
     budget::Bucket,
     classify,
     defaults::{BUM_BURST, BUM_RATE, ESSENTIAL_BURST, ESSENTIAL_RATE},
+    fdb::Key,
     packet::Packet,
 };
 use std::time::Instant;
@@ -35,11 +36,17 @@ impl Switch {
         packet: &Packet<'_>,
         out: &mut Egress,
     ) -> Result<(), DropReason> {
-        let dst = packet.frame().dst();
-        let known = if dst.is_multicast() { None } else { self.fdb.lookup(dst) };
-        match known {
-            Some(place) => self.route_unicast(from, place, out),
-            None => {
+        let key = Key::destination(packet.frame());
+        let known = if key.mac.is_multicast() {
+            None
+        } else {
+            self.fdb.lookup(key)
+        };
+        match (known, from) {
+            (Some(Place::Node(to)), Ingress::Link(peer)) => self.send_after(now, peer, key, to, packet),
+            (Some(place), _) => self.route_unicast(from, place, out),
+            (None, Ingress::Link(_)) if let Some(held) = self.hold(now, key, packet) => held,
+            (None, _) => {
                 self.spend(now, from, packet)?;
                 self.route_to_all(from, out)
             }
@@ -47,17 +54,14 @@ impl Switch {
     }
 
     fn route_unicast(&self, from: Ingress, place: Place, out: &mut Egress) -> Result<(), DropReason> {
-        match (place, from) {
-            (Place::Port(to), Ingress::Port(port)) if to == port => Err(DropReason::SamePort),
-            (Place::Port(to), _) => {
+        match place {
+            Place::Port(to) if from == Ingress::Port(to) => Err(DropReason::SamePort),
+            Place::Port(to) => {
                 out.ports.push(to);
                 Ok(())
             }
-            (Place::Node(_), Ingress::Link(_)) => Err(DropReason::SplitHorizon),
-            (Place::Node(to), Ingress::Port(_)) => {
-                if !self.members.contains(&to) || !self.links.contains(&to) {
-                    return Err(DropReason::NoLink);
-                }
+            Place::Node(to) if !self.members.contains(&to) || !self.links.contains(&to) => Err(DropReason::NoLink),
+            Place::Node(to) => {
                 out.links.push(to);
                 Ok(())
             }

@@ -3,7 +3,7 @@
 use super::policy::arp;
 use crate::{
     DropReason, PortId,
-    defaults::{ADVERT_GAP, AGEING, BUM_BURST, ESSENTIAL_BURST, PORTS, REFRESH},
+    defaults::{ADVERT_GAP, AGEING, BUM_BURST, ESSENTIAL_BURST, LINK_STALE, PORTS, REFRESH, SWEEP},
     packet::Packet,
     policy::GuestPolicy,
     snoop::Learned,
@@ -36,9 +36,9 @@ fn switch() -> (Switch, Instant) {
     let now = Instant::now();
     let mut s = Switch::new(now, ME);
     assert!(s.add_port(now, PortId(1), None) && s.add_port(now, PortId(2), None));
-    s.set_members([PEER, OTHER].into());
-    s.link_up(PEER);
-    s.link_up(NodeId([8; 32]));
+    s.set_members(now, [PEER, OTHER].into());
+    s.link_up(now, PEER);
+    s.link_up(now, NodeId([8; 32]));
     (s, now)
 }
 
@@ -74,6 +74,7 @@ fn learned_advertised_and_unknown() {
         mac: mac(9),
         ips: vec![],
         seq: 0,
+        vlan: 0,
         static_: false,
         withdrawn: false,
     };
@@ -81,24 +82,32 @@ fn learned_advertised_and_unknown() {
     assert_eq!(go(&mut s, now, P1, &raw(mac(1), mac(9))), to(&[], &[PEER]));
     s.handle_adverts(now, OTHER, &[MacAdvert { mac: mac(10), ..advert }]);
     assert_eq!(go(&mut s, now, P1, &raw(mac(1), mac(10))), Err(DropReason::NoLink));
-    s.link_down(PEER);
+    s.link_down(now, PEER);
     assert_eq!(
         go(&mut s, now, P1, &raw(mac(1), mac(9))),
+        Err(DropReason::NoLink),
+        "a link that flaps makes nobody flood"
+    );
+    let later = now + LINK_STALE + SWEEP;
+    s.handle_timeout(later);
+    assert_eq!(
+        go(&mut s, later, P1, &raw(mac(1), mac(9))),
         to(&[2], &[]),
-        "its adverts went with its link"
+        "then it is unknown"
     );
 }
 
 #[test]
 fn split_horizon() {
     let (mut s, now) = switch();
-    s.link_up(OTHER);
+    s.link_up(now, OTHER);
     assert_eq!(go(&mut s, now, L, &raw(mac(20), MacAddr::BROADCAST)), to(&[1, 2], &[]));
     assert_eq!(go(&mut s, now, L, &raw(mac(20), mac(21))), to(&[1, 2], &[]), "unknown");
     let advert = MacAdvert {
         mac: mac(9),
         ips: vec![],
         seq: 0,
+        vlan: 0,
         static_: false,
         withdrawn: false,
     };
@@ -137,10 +146,11 @@ fn what_is_never_forwarded() {
         mac: mac(9),
         ips: vec![],
         seq: 0,
+        vlan: 0,
         static_: true,
         withdrawn: false,
     };
-    s.link_up(OTHER);
+    s.link_up(now, OTHER);
     s.handle_adverts(now, OTHER, &[static_]);
     assert_eq!(
         go(&mut s, now, L, &raw(mac(9), mac(1))),
@@ -156,13 +166,14 @@ fn what_is_never_forwarded() {
 #[test]
 fn a_member_that_left_is_a_stranger() {
     let (mut s, now) = switch();
-    s.set_members([OTHER].into());
+    s.set_members(now, [OTHER].into());
     assert_eq!(go(&mut s, now, L, &raw(mac(1), mac(2))), Err(DropReason::NotMember));
     assert_eq!(go(&mut s, now, P1, &raw(mac(1), MacAddr::BROADCAST)), to(&[2], &[]));
     let advert = MacAdvert {
         mac: mac(9),
         ips: vec![],
         seq: 0,
+        vlan: 0,
         static_: false,
         withdrawn: false,
     };
@@ -224,7 +235,7 @@ fn a_guest_is_known_before_it_speaks_and_its_address_when_it_does() {
             match e {
                 SwitchEvent::Address(port, ip, how) => addresses.push((port, ip, how)),
                 SwitchEvent::Advertise(a) => assert!(a[0].ips.contains(&ip.into())),
-                SwitchEvent::Frozen(m) => panic!("{m} is frozen"),
+                other => panic!("{other:?}"),
             }
         }
         addresses
@@ -280,8 +291,8 @@ impl World {
         let now = Instant::now();
         let mut nodes: Vec<Switch> = (0..3).map(|n| Switch::new(now, id(n))).collect();
         for (n, s) in nodes.iter_mut().enumerate() {
-            s.set_members((0..3).filter(|m| *m != n).map(id).collect());
-            (0..3).filter(|m| *m != n).for_each(|m| s.link_up(id(m)));
+            s.set_members(now, (0..3).filter(|m| *m != n).map(id).collect());
+            (0..3).filter(|m| *m != n).for_each(|m| s.link_up(now, id(m)));
             s.add_port(now, PortId(1), None);
             s.add_port(now, PortId(2), None);
         }

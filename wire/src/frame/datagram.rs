@@ -27,6 +27,14 @@ const FLAG_LAST: u8 = 0x20;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LanTag(pub u32);
 
+impl LanTag {
+    /// The tag under which the same LAN's frames travel that are sent after an address which moved: the complement. What
+    /// comes under it goes to a port and never to a link again. It is its own inverse.
+    pub fn forwarded(self) -> Self {
+        Self(!self.0)
+    }
+}
+
 impl From<&LanId> for LanTag {
     fn from(lan: &LanId) -> Self {
         let [a, b, c, d, ..] = lan.digest();

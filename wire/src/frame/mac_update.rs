@@ -14,10 +14,12 @@ pub const MAX_ADVERTS: usize = 512;
 pub struct MacAdvert {
     /// The address.
     pub mac: MacAddr,
+    /// Its VLAN, 1 to 4094; 0 if it sends untagged. Each VLAN has its own addresses.
+    pub vlan: u16,
     /// IP addresses seen with it, at most [`MAX_ADVERT_IPS`].
     pub ips: Vec<IpAddr>,
-    /// Mobility sequence: who takes a MAC over says one more than the last owner; the higher wins, a tie goes to the
-    /// lower node id (RFC 7432 §15).
+    /// Mobility sequence: who takes a MAC over says one more than the last owner, after `u32::MAX` comes 0; the newer wins
+    /// (RFC 1982), a tie goes to the lower node id (RFC 7432 §15).
     pub seq: u32,
     /// A guest's own address: it is given, not learned, and no learned claim displaces it.
     pub static_: bool,
@@ -40,9 +42,9 @@ pub struct MacUpdate {
 
 impl Record for MacUpdate {
     const KIND: &'static str = "mac-update";
-    const VERSION: u16 = 1;
-    // 512 adverts of 6 + 1 + 8 * 17 + 5 + 1 + 1 bytes, and a head of 32 + 32 + 2 + 10.
-    const MAX_BYTES: usize = MAX_ADVERTS * 150 + 76;
+    const VERSION: u16 = 2;
+    // 512 adverts of 6 + 3 + 1 + 8 * 17 + 5 + 1 + 1 bytes, and a head of 32 + 32 + 2 + 10.
+    const MAX_BYTES: usize = MAX_ADVERTS * 153 + 76;
 }
 
 #[cfg(test)]
@@ -55,6 +57,7 @@ mod tests {
         let key = NodeKey::from_secret(&[3; 32]);
         let advert = MacAdvert {
             mac: MacAddr([0xfe; 6]),
+            vlan: u16::MAX,
             ips: vec![IpAddr::V6(std::net::Ipv6Addr::from([0xff; 16])); MAX_ADVERT_IPS],
             seq: u32::MAX,
             static_: true,

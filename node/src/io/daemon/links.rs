@@ -149,6 +149,13 @@ impl Daemon {
                 TunnelEvent::Frozen { lan, mac, why } => {
                     tracing::warn!(lan = %lan, %mac, %why, "a MAC address is frozen")
                 }
+                TunnelEvent::Fenced { lan, port, mac, by } => tracing::warn!(
+                    lan = %lan, ?port, %mac, %by,
+                    "a guest here is cut off: a member says that the guest runs there; if it does not, remove that member with 'lanline lan evict'"
+                ),
+                TunnelEvent::Unfenced { lan, port, mac } => {
+                    tracing::info!(lan = %lan, ?port, %mac, "a guest here has its address again");
+                }
             }
         }
     }

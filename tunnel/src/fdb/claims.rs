@@ -1,0 +1,194 @@
+//! What other members say is behind their ports, and who wins when two say the same.
+
+use super::{
+    Entry, Fdb, FdbEvent, Fence, Key, LinkSince, Place,
+    seq::{self, Against},
+};
+use crate::{
+    DropReason,
+    defaults::{ADVERT_EXPIRY, LINK_CONFIRM, LINK_STALE},
+};
+use std::time::Instant;
+use wire::{
+    MacAddr, NodeId,
+    frame::{MAX_ADVERT_IPS, MacAdvert},
+};
+
+/// Largest VLAN id that means one; 4095 is reserved (802.1Q §9.6).
+const LAST_VLAN: u16 = 4_094;
+
+/// Guests' addresses are locally administered. A given claim to another one counts as learned, so that no member can
+/// take a real machine's address for good.
+fn may_be_given(mac: MacAddr) -> bool {
+    let [first, ..] = mac.0;
+    first & 0x02 != 0
+}
+
+impl Fdb {
+    /// A member's advert. The caller hands over each member's adverts in the order in which that member made them.
+    pub fn apply(&mut self, now: Instant, from: NodeId, advert: &MacAdvert) -> Result<(), DropReason> {
+        let key = Key {
+            vlan: advert.vlan,
+            mac: advert.mac,
+        };
+        let sound = from != self.me
+            && key.vlan <= LAST_VLAN
+            && key.mac.is_valid_source()
+            && advert.ips.len() <= MAX_ADVERT_IPS
+            && !self.is_own(key.mac);
+        if !sound {
+            return Err(DropReason::AdvertRefused);
+        }
+        if advert.withdrawn {
+            self.withdraw(now, from, key, advert.seq);
+            return Ok(());
+        }
+        let is_static = advert.static_ && key.vlan == 0 && may_be_given(key.mac);
+        let seq = self.judge(key, from, advert.seq, is_static)?;
+        let there = Place::Node(from);
+        let before = self.entries.get(&key).map(|e| (e.place, e.is_static));
+        let past = self.memory.get(key).map(|p| Place::Node(p.owner));
+        let moved = before.is_some_and(|(place, _)| place != there);
+        if !matches!(before, Some((place, _)) if place == there) && self.is_full_for(from) {
+            return Err(DropReason::FdbFull);
+        }
+        if moved && self.is_one_move_too_many(now, key) {
+            return Err(DropReason::FrozenMac);
+        }
+        self.put(
+            key,
+            Entry {
+                place: there,
+                is_static,
+                seq,
+                seen: now,
+                ips: advert.ips.clone(),
+            },
+        );
+        self.changed.remove(&key);
+        if let Some((Place::Port(port), true)) = before {
+            self.fenced.insert(key, Fence { port, by: from, seq });
+            self.events.push_back(FdbEvent::Fenced(key, port, from));
+        } else if let Some(fence) = self.fenced.get_mut(&key) {
+            (fence.by, fence.seq) = (from, seq);
+        }
+        let was = before.map(|(place, _)| place).or(past);
+        if let Some(was) = was.filter(|was| *was != there) {
+            self.events.push_back(FdbEvent::Moved {
+                key,
+                from: was,
+                to: there,
+            });
+        }
+        if !is_static {
+            self.lift(now, key);
+        }
+        Ok(())
+    }
+
+    /// Does the claim win? With the sequence that it then has.
+    fn judge(&self, key: Key, from: NodeId, claim: u32, is_static: bool) -> Result<u32, DropReason> {
+        let (known, holder) = match self.entries.get(&key) {
+            Some(e) => {
+                let holder = if let Place::Node(n) = e.place { n } else { self.me };
+                if holder != from && e.is_static != is_static {
+                    return match (is_static, seq::against(claim, e.seq)) {
+                        (false, _) => Err(DropReason::AdvertRefused),
+                        (true, Against::Jump) => Err(DropReason::AdvertJump),
+                        (true, _) => Ok(claim),
+                    };
+                }
+                (e.seq, holder)
+            }
+            None => match self.memory.get(key) {
+                Some(past) => (past.seq, past.owner),
+                None => return Ok(claim),
+            },
+        };
+        match seq::against(claim, known) {
+            Against::Jump => Err(DropReason::AdvertJump),
+            Against::Higher => Ok(claim),
+            // A member that restarted begins at 0 again; it keeps the place that it had.
+            Against::Stale | Against::Tie if from == holder => Ok(known),
+            Against::Tie if from < holder => Ok(claim),
+            Against::Stale | Against::Tie => Err(DropReason::AdvertStale),
+        }
+    }
+
+    fn withdraw(&mut self, now: Instant, from: NodeId, key: Key, said: u32) {
+        if self.entries.get(&key).is_some_and(|e| e.place == Place::Node(from))
+            && let Some(e) = self.take(key)
+        {
+            let newer = seq::against(said, e.seq) == Against::Higher;
+            self.memory.remember(now, key, if newer { said } else { e.seq }, from);
+        }
+        if self.fenced.get(&key).is_some_and(|f| f.by == from) {
+            self.lift(now, key);
+        }
+    }
+
+    /// A fenced port has its address back: whoever won it has gone.
+    fn lift(&mut self, now: Instant, key: Key) {
+        if let Some(Fence { port, by, seq }) = self.fenced.remove(&key) {
+            if self.lookup(key).is_none() && self.memory.get(key).is_none() {
+                self.memory.remember(now, key, seq, by);
+            }
+            self.settle(now, key, port, true);
+            self.events.push_back(FdbEvent::Unfenced(key, port));
+        }
+    }
+
+    /// The link to this member is up. What it said before holds until it had time to say everything again.
+    pub fn link_up(&mut self, now: Instant, node: NodeId) {
+        self.links.insert(node, LinkSince::Up(now));
+    }
+
+    /// The link to this member is down. What it said holds for [`LINK_STALE`], so that a flap makes nobody flood.
+    pub fn link_down(&mut self, now: Instant, node: NodeId) {
+        self.links.insert(node, LinkSince::Down(now));
+    }
+
+    /// It is no member any more: nothing that it said counts, not even as the past.
+    pub fn forget_node(&mut self, now: Instant, node: NodeId) {
+        for key in self.keys_where(|_, e| e.place == Place::Node(node)) {
+            self.take(key);
+        }
+        let fences = self.fenced.iter().filter(|(_, f)| f.by == node);
+        let won: Vec<Key> = fences.map(|(k, _)| *k).collect();
+        for key in won {
+            self.lift(now, key);
+        }
+        self.memory.forget_node(node);
+        self.links.remove(&node);
+    }
+
+    /// Ages, and forgets what is past.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.age(now);
+        let ended = |e: &Entry, node: &NodeId| match self.links.get(node) {
+            Some(LinkSince::Down(since)) => now.saturating_duration_since(*since) >= LINK_STALE,
+            Some(LinkSince::Up(since)) => {
+                e.seen < *since && now.saturating_duration_since(*since) >= LINK_CONFIRM
+                    || now.saturating_duration_since(e.seen) >= ADVERT_EXPIRY
+            }
+            None => now.saturating_duration_since(e.seen) >= ADVERT_EXPIRY,
+        };
+        // A fence outlives its winner's silence: that the winner cannot be heard does not make two machines one.
+        for key in self.keys_where(|_, e| matches!(&e.place, Place::Node(n) if ended(e, n))) {
+            if let Some(Entry {
+                place: Place::Node(n),
+                seq,
+                ..
+            }) = self.take(key)
+            {
+                self.memory.remember(now, key, seq, n);
+            }
+        }
+        self.links
+            .retain(|_, l| !matches!(l, LinkSince::Down(since) if now.saturating_duration_since(*since) >= LINK_STALE));
+        self.memory.handle_timeout(now);
+        for key in self.flaps.handle_timeout(now) {
+            self.events.push_back(FdbEvent::Thawed(key));
+        }
+    }
+}
