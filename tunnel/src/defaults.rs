@@ -117,6 +117,11 @@ pub const MAX_UDP_SEGMENTS: usize = 128;
 /// IPv6 extension headers that are walked.
 pub const MAX_EXTENSIONS: usize = 8;
 
+/// Flows of one port whose segments are merged at the same time: Linux' GRO has as many a bucket.
+pub const COALESCE_FLOWS: usize = 8;
+/// Smallest payload of a segment that is merged, bytes: half of TCP's default; smaller ones are not bulk.
+pub const COALESCE_MIN: usize = 268;
+
 /// Frames of one link that wait for fragments.
 pub const PARTIAL_FRAMES: usize = 64;
 /// Fragments of one frame: 64 KiB over the smallest room takes 117.

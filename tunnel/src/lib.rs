@@ -10,7 +10,8 @@
 //! ports only; what is behind a link it knows from that member's adverts ([`fdb`]). A frame from a link never leaves by a
 //! link (split horizon), so the full mesh cannot loop.
 //!
-//! A *super-frame* is up to 64 KiB that the kernel handed over unsegmented. On its way: [`packet`] compares its offload
+//! A *super-frame* is up to 64 KiB that the kernel handed over unsegmented, or that [`coalesce`] made of lone segments.
+//! On its way: [`packet`] compares its offload
 //! claims with its bytes; [`switch`] decides where it goes and whether it may; [`slice`](mod@slice) cuts it into
 //! self-contained slices that fill datagrams of equal size; [`unpack`] puts consecutive slices together again, so that
 //! the far kernel gets one write. A lost datagram costs the bytes that were in it and nothing more.
@@ -29,6 +30,7 @@
 pub mod budget;
 pub mod capture;
 pub mod classify;
+pub mod coalesce;
 pub mod csum;
 pub mod defaults;
 pub mod drops;

@@ -10,9 +10,9 @@ use crate::{
     DropReason,
     defaults::{GUEST_OUT_BYTES, GUEST_RETRY},
 };
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use std::{
-    io::{self, IoSlice},
+    io,
     path::PathBuf,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -22,15 +22,18 @@ use wire::frame::MAX_FRAME;
 
 /// Bytes before each frame.
 const LENGTH: usize = 4;
-/// Memory asked for before a read, bytes.
-const READ: usize = 16 * 1024;
+/// Most bytes in one read or write: a turn's share of one port.
+const READ: usize = 64 * 1024;
 
 /// The socket and what waits on it.
 #[derive(Debug)]
 pub(super) struct GuestIo {
     path: PathBuf,
     stream: Option<UnixStream>,
-    incoming: BytesMut,
+    /// What came and was not taken yet: `incoming[taken..filled]`.
+    incoming: Vec<u8>,
+    taken: usize,
+    filled: usize,
     outgoing: BytesMut,
     pause: Duration,
     retry_at: Option<Instant>,
@@ -43,7 +46,9 @@ impl GuestIo {
         Self {
             path,
             stream: None,
-            incoming: BytesMut::new(),
+            incoming: Vec::new(),
+            taken: 0,
+            filled: 0,
             outgoing: BytesMut::new(),
             pause: GUEST_RETRY.0,
             retry_at: Some(now),
@@ -81,18 +86,19 @@ impl GuestIo {
     fn lose(&mut self, now: Instant, why: &io::Error) {
         self.last_error = Some(why.to_string());
         self.stream = None;
-        self.incoming.clear();
+        (self.taken, self.filled) = (0, 0);
         self.outgoing.clear();
         self.retry_at = Some(now + self.pause);
         self.pause = (self.pause * 2).min(GUEST_RETRY.1);
     }
 
-    /// The next frame, at least one byte long; `Pending` when none waits or the guest is away.
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Bytes> {
-        match ready!(self.poll_read(cx)) {
-            Ok(frame) => {
+    /// Copies the next frame, of at least one byte, to the start of `out`, which holds any frame, and says its length;
+    /// `Pending` when none waits or the guest is away.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>, now: Instant, out: &mut [u8]) -> Poll<usize> {
+        match ready!(self.poll_read(cx, out)) {
+            Ok(len) => {
                 self.pause = GUEST_RETRY.0;
-                Poll::Ready(frame)
+                Poll::Ready(len)
             }
             Err(e) => {
                 self.lose(now, &e);
@@ -101,70 +107,71 @@ impl GuestIo {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
         let Some(stream) = &self.stream else {
             return Poll::Pending;
         };
         loop {
-            if let Some(head) = self.incoming.first_chunk::<LENGTH>() {
+            let waiting = self.incoming.get(self.taken..self.filled).unwrap_or_default();
+            if let Some((head, rest)) = waiting.split_first_chunk::<LENGTH>() {
                 let len = u32::from_be_bytes(*head) as usize;
                 if len == 0 || len > MAX_FRAME {
                     let what = format!("the guest's socket announced a frame of {len} bytes");
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
                 }
-                if self.incoming.len() >= LENGTH + len {
-                    self.incoming.advance(LENGTH);
-                    return Poll::Ready(Ok(self.incoming.split_to(len).freeze()));
+                if let (Some(frame), Some(slot)) = (rest.get(..len), out.get_mut(..len)) {
+                    slot.copy_from_slice(frame);
+                    self.taken += LENGTH + len;
+                    return Poll::Ready(Ok(len));
                 }
             }
             ready!(stream.poll_read_ready(cx))?;
-            self.incoming.reserve(READ);
-            match stream.try_read_buf(&mut self.incoming) {
+            self.incoming.copy_within(self.taken..self.filled, 0);
+            (self.taken, self.filled) = (0, self.filled - self.taken);
+            // Less than a frame is left, so this is the most that the buffer ever has.
+            self.incoming.resize(self.incoming.len().max(self.filled + READ), 0);
+            match stream.try_read(self.incoming.get_mut(self.filled..).unwrap_or_default()) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(_) => {}
+                Ok(n) => self.filled += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
     }
 
-    /// Sends one complete frame, or says why not.
+    /// Takes one complete frame, or says why not. It is written with others by [`GuestIo::poll_flush`], or at once when
+    /// many have come together.
     pub(super) fn send(&mut self, now: Instant, frame: &[u8]) -> Result<(), DropReason> {
-        let Some(stream) = &self.stream else {
+        if self.stream.is_none() {
             return Err(DropReason::GuestAway);
-        };
-        let len = u32::try_from(frame.len())
-            .map_err(|_| DropReason::Oversize)?
-            .to_be_bytes();
-        let mut written = 0;
-        if self.outgoing.is_empty() {
-            match stream.try_write_vectored(&[IoSlice::new(&len), IoSlice::new(frame)]) {
-                Ok(n) => written = n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => {
-                    self.lose(now, &e);
-                    return Err(DropReason::GuestAway);
-                }
-            }
-        } else if self.outgoing.len() + LENGTH + frame.len() > GUEST_OUT_BYTES {
+        }
+        let len = u32::try_from(frame.len()).map_err(|_| DropReason::Oversize)?;
+        if self.outgoing.len() >= READ {
+            self.write(now);
+        }
+        if self.outgoing.len() + LENGTH + frame.len() > GUEST_OUT_BYTES {
             return Err(DropReason::PortFull);
         }
-        self.outgoing.extend_from_slice(len.get(written..).unwrap_or_default());
-        self.outgoing
-            .extend_from_slice(frame.get(written.saturating_sub(LENGTH)..).unwrap_or_default());
+        self.outgoing.extend_from_slice(&len.to_be_bytes());
+        self.outgoing.extend_from_slice(frame);
         Ok(())
+    }
+
+    /// Writes once, as much as the socket takes.
+    fn write(&mut self, now: Instant) {
+        let Some(stream) = &self.stream else { return };
+        match stream.try_write(&self.outgoing) {
+            Ok(n) => self.outgoing.advance(n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => self.lose(now, &e),
+        }
     }
 
     /// Writes what waits.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         while let (Some(stream), false) = (&self.stream, self.outgoing.is_empty()) {
-            let wrote = match ready!(stream.poll_write_ready(cx)) {
-                Ok(()) => stream.try_write(&self.outgoing),
-                Err(e) => Err(e),
-            };
-            match wrote {
-                Ok(n) => self.outgoing.advance(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            match ready!(stream.poll_write_ready(cx)) {
+                Ok(()) => self.write(now),
                 Err(e) => self.lose(now, &e),
             }
         }

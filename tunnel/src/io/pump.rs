@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     DropReason, Drops, PortId,
+    coalesce::Coalescer,
     defaults::{ALL_QUEUES_BYTES, EVENTS, PATIENCE, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
     packet::Packet,
     switch::SwitchEvent,
@@ -50,6 +51,7 @@ pub(super) struct Pump {
     pub(super) drops: Drops,
     timer: Pin<Box<Sleep>>,
     frame: Vec<u8>,
+    merge: Coalescer,
     datagrams: Vec<Bytes>,
 }
 
@@ -67,6 +69,7 @@ impl Pump {
             drops: Drops::default(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             frame: vec![0; MAX_FRAME + 1],
+            merge: Coalescer::default(),
             datagrams: Vec::with_capacity(RECV_BATCH),
         };
         poll_fn(|cx| pump.poll(cx)).await;
@@ -214,6 +217,15 @@ impl Pump {
                     None => break,
                 }
             }
+            let Self {
+                fabric,
+                links,
+                drops,
+                merge,
+                ..
+            } = self;
+            merge.flush(&mut |hdr, bytes| accept(now, id, hdr, bytes, fabric, links, drops));
+            self.deliver_made(now);
             moved |= read > 0;
         }
         moved
@@ -223,28 +235,27 @@ impl Pump {
     fn read_one(&mut self, cx: &mut Context<'_>, now: Instant, id: PortId) -> Option<usize> {
         let port = self.fabric.ports.get_mut(&id)?;
         let mut frame = mem::take(&mut self.frame);
-        let (hdr, n, from_guest) = match &mut port.io {
-            PortIo::Tap { tap, .. } => match read_tap(cx, tap, &mut frame, &mut port.dead) {
-                Some((hdr, n)) => (hdr, n, None),
-                None => {
-                    self.frame = frame;
-                    return None;
-                }
-            },
-            PortIo::Guest { io, .. } => match io.poll_frame(cx, now) {
-                Poll::Ready(bytes) => (VnetHdr::default(), bytes.len(), Some(bytes)),
-                Poll::Pending => {
-                    self.frame = frame;
-                    return None;
-                }
+        let got = match &mut port.io {
+            PortIo::Tap { tap, .. } => read_tap(cx, tap, &mut frame, &mut port.dead),
+            PortIo::Guest { io, .. } => match io.poll_frame(cx, now, &mut frame) {
+                Poll::Ready(n) => Some((VnetHdr::default(), n)),
+                Poll::Pending => None,
             },
         };
-        let bytes = from_guest.as_deref().or_else(|| frame.get(..n)).unwrap_or_default();
+        let Some((hdr, n)) = got else {
+            self.frame = frame;
+            return None;
+        };
+        let bytes = frame.get(..n).unwrap_or_default();
         let Self {
-            fabric, links, drops, ..
+            fabric,
+            links,
+            drops,
+            merge,
+            ..
         } = self;
-        fabric.accept(now, id, hdr, bytes, &mut |peer, tag, packet| {
-            offer(now, links, drops, peer, tag, packet)
+        merge.push(hdr, bytes, &mut |hdr, bytes| {
+            accept(now, id, hdr, bytes, fabric, links, drops)
         });
         self.frame = frame;
         self.deliver_made(now);
@@ -369,6 +380,21 @@ impl Pump {
         }
         true
     }
+}
+
+/// Forwards a frame that a port gave.
+fn accept(
+    now: Instant,
+    port: PortId,
+    hdr: VnetHdr,
+    bytes: &[u8],
+    fabric: &mut Fabric,
+    links: &mut BTreeMap<NodeId, LinkIo>,
+    drops: &mut Drops,
+) {
+    fabric.accept(now, port, hdr, bytes, &mut |peer, tag, packet| {
+        offer(now, links, drops, peer, tag, packet)
+    });
 }
 
 /// Gives a frame to a link, which counts what it does not take.

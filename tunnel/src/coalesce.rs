@@ -1,0 +1,319 @@
+//! Lone TCP segments into super-frames, as a network card with receive offload makes them (Linux' GRO).
+//!
+//! Guests' sockets and network cards without offload give one segment at a time. Segments of one flow that follow each
+//! other in one turn of reading become one super-frame, which costs every later step once instead of 44 times.
+//!
+//! Invariant: cutting what comes out, as [`crate::segment::plain`] does, gives what went in, byte for byte but for the
+//! IPv4 identification of unfragmentable packets, which means nothing (RFC 6864 §4.1). A segment is merged only if its
+//! checksum is right, since the merged frame gets a new one. Order within a flow is kept; nothing is held beyond the
+//! turn: call [`Coalescer::flush`] at its end.
+
+use crate::{
+    classify::{self, Fragment, proto},
+    csum,
+    defaults::{COALESCE_FLOWS, COALESCE_MIN, MAX_HEADERS},
+    packet::Headers,
+};
+use wire::frame::{EtherKind, Frame, Gso, GsoKind, MAX_FRAME, Offload, PartialCsum, VnetHdr};
+
+/// virtio: the checksum was verified by whoever received the frame.
+const DATA_VALID: u8 = 2;
+/// TCP flags: all but PSH and ACK end a run (RFC 9293 §3.1).
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+/// Largest IPv4 total length and IPv6 payload length.
+const MAX_LEN: usize = 65_535;
+
+/// Takes what comes out: header and frame as if a TAP had given them.
+pub type Sink<'a> = dyn FnMut(VnetHdr, &[u8]) + 'a;
+
+/// A segment that may be merged.
+struct Segment<'a> {
+    bytes: &'a [u8],
+    h: Headers,
+    seq: u32,
+    id: u16,
+    psh: bool,
+}
+
+/// A run that is being built.
+#[derive(Debug, Default)]
+struct Run {
+    /// The first segment as it came, then the others' payload.
+    buf: Vec<u8>,
+    /// What came with the first segment.
+    hdr: VnetHdr,
+    h: Option<Headers>,
+    /// Payload of each segment but the last.
+    size: usize,
+    segments: usize,
+    next_seq: u32,
+    id: u16,
+    psh: bool,
+}
+
+/// Merges what one port gives in one turn.
+#[derive(Debug, Default)]
+pub struct Coalescer {
+    /// In order of their first segments; memory of ended runs is kept behind `active`.
+    runs: Vec<Run>,
+    active: usize,
+}
+
+fn get16(b: &[u8], at: usize) -> u16 {
+    b.get(at..at + 2).map_or(0, |f| u16::from_be_bytes([f[0], f[1]]))
+}
+
+fn get32(b: &[u8], at: usize) -> u32 {
+    u32::from(get16(b, at)) << 16 | u32::from(get16(b, at + 2))
+}
+
+fn put16(b: &mut [u8], at: usize, v: u16) {
+    if let Some(field) = b.get_mut(at..at + 2) {
+        field.copy_from_slice(&v.to_be_bytes());
+    }
+}
+
+impl Coalescer {
+    /// Takes a frame; it, or what it follows, comes out now or at [`Coalescer::flush`].
+    pub fn push(&mut self, hdr: VnetHdr, bytes: &[u8], sink: &mut Sink<'_>) {
+        let Some((h, whole)) = tcp(bytes) else {
+            return sink(hdr, bytes);
+        };
+        if !whole {
+            // A fragment may be of any flow between two hosts.
+            self.flush(sink);
+            return sink(hdr, bytes);
+        }
+        let found = self.runs[..self.active].iter().position(|r| r.same_flow(bytes, &h));
+        let segment = mergeable(hdr, bytes, h);
+        if let (Some(at), Some(s)) = (found, &segment) {
+            let run = &mut self.runs[at];
+            if run.takes(s) {
+                if run.add(s) {
+                    self.end(at, sink);
+                }
+                return;
+            }
+        }
+        if let Some(at) = found {
+            self.end(at, sink);
+        }
+        match segment {
+            Some(s) if !s.psh => self.begin(hdr, &s, sink),
+            _ => sink(hdr, bytes),
+        }
+    }
+
+    /// Gives out all that is held: the turn is over.
+    pub fn flush(&mut self, sink: &mut Sink<'_>) {
+        for run in &mut self.runs[..self.active] {
+            run.give(sink);
+        }
+        self.active = 0;
+    }
+
+    fn begin(&mut self, hdr: VnetHdr, s: &Segment<'_>, sink: &mut Sink<'_>) {
+        if self.active == COALESCE_FLOWS {
+            self.end(0, sink);
+        }
+        if self.active == self.runs.len() {
+            self.runs.push(Run::default());
+        }
+        self.runs[self.active].begin(hdr, s);
+        self.active += 1;
+    }
+
+    /// Gives out one run and keeps its memory.
+    fn end(&mut self, at: usize, sink: &mut Sink<'_>) {
+        self.runs[at].give(sink);
+        self.runs[at..self.active].rotate_left(1);
+        self.active -= 1;
+    }
+}
+
+impl Run {
+    fn begin(&mut self, hdr: VnetHdr, s: &Segment<'_>) {
+        self.buf.clear();
+        self.buf.extend_from_slice(s.bytes);
+        self.hdr = hdr;
+        self.h = Some(s.h);
+        self.size = s.bytes.len() - s.h.len;
+        self.segments = 1;
+        self.next_seq = s.seq.wrapping_add(self.size as u32);
+        self.id = s.id;
+        self.psh = false;
+    }
+
+    /// Same addresses and ports, in the same VLAN.
+    fn same_flow(&self, bytes: &[u8], h: &Headers) -> bool {
+        let Some(own) = self.h else { return false };
+        let addresses = if h.v6 {
+            h.l3 + 8..h.l3 + 40
+        } else {
+            h.l3 + 12..h.l3 + 20
+        };
+        (own.l3, own.v6) == (h.l3, h.v6)
+            && same(&self.buf, bytes, addresses)
+            && self.buf.get(own.l4..own.l4 + 4) == bytes.get(h.l4..h.l4 + 4)
+            && same(&self.buf, bytes, 0..h.l3)
+    }
+
+    /// The segment follows and differs in nothing that cutting would not make.
+    fn takes(&self, s: &Segment<'_>) -> bool {
+        let h = s.h;
+        let payload = s.bytes.len() - h.len;
+        let own = &self.buf;
+        // IPv4 identification: counts up, or stays where DF makes it meaningless.
+        let df = s.bytes.get(h.l3 + 6).is_some_and(|b| b & 0x40 != 0);
+        let ip = if h.v6 {
+            same(own, s.bytes, h.l3..h.l3 + 4) && same(own, s.bytes, h.l3 + 6..h.l4)
+        } else {
+            same(own, s.bytes, h.l3..h.l3 + 2)
+                && same(own, s.bytes, h.l3 + 6..h.l3 + 10)
+                && same(own, s.bytes, h.l3 + 12..h.l4)
+                && (s.id == self.id.wrapping_add(1) || (df && s.id == self.id))
+        };
+        self.h == Some(h)
+            && ip
+            && s.seq == self.next_seq
+            && payload <= self.size
+            && own.len() - h.l3 + payload <= MAX_LEN
+            && own.len() + payload <= MAX_FRAME
+            // Ports, acknowledgement, header length, reserved bits; flags but PSH; window; options.
+            && same(own, s.bytes, h.l4..h.l4 + 4)
+            && same(own, s.bytes, h.l4 + 8..h.l4 + 13)
+            && own.get(h.l4 + 13).map(|f| f & !PSH) == s.bytes.get(h.l4 + 13).map(|f| f & !PSH)
+            && same(own, s.bytes, h.l4 + 14..h.l4 + 16)
+            && same(own, s.bytes, h.l4 + 18..h.len)
+    }
+
+    /// Adds a segment; true: it is the last that can be.
+    fn add(&mut self, s: &Segment<'_>) -> bool {
+        let payload = s.bytes.get(s.h.len..).unwrap_or_default();
+        self.buf.extend_from_slice(payload);
+        self.segments += 1;
+        self.next_seq = self.next_seq.wrapping_add(payload.len() as u32);
+        self.id = s.id;
+        self.psh = s.psh;
+        s.psh || payload.len() < self.size
+    }
+
+    fn give(&mut self, sink: &mut Sink<'_>) {
+        let Some(h) = self.h.take() else { return };
+        if self.segments == 1 {
+            return sink(self.hdr, &self.buf);
+        }
+        let l4_len = (self.buf.len() - h.l4) as u16;
+        let addresses = if h.v6 {
+            put16(&mut self.buf, h.l3 + 4, l4_len);
+            h.l3 + 8..h.l3 + 40
+        } else {
+            let len = (self.buf.len() - h.l3) as u16;
+            put16(&mut self.buf, h.l3 + 2, len);
+            put16(&mut self.buf, h.l3 + 10, 0);
+            let sum = csum::sum(self.buf.get(h.l3..h.l4).unwrap_or_default());
+            put16(&mut self.buf, h.l3 + 10, !sum);
+            h.l3 + 12..h.l3 + 20
+        };
+        let sum = pseudo(self.buf.get(addresses).unwrap_or_default(), l4_len);
+        put16(&mut self.buf, h.l4 + 16, sum);
+        if let (true, Some(flags)) = (self.psh, self.buf.get_mut(h.l4 + 13)) {
+            *flags |= PSH;
+        }
+        let offload = Offload {
+            csum: Some(PartialCsum {
+                start: h.l4 as u16,
+                offset: 16,
+            }),
+            gso: Some(Gso {
+                kind: if h.v6 { GsoKind::Tcp6 } else { GsoKind::Tcp4 },
+                ecn: false,
+                size: self.size as u16,
+            }),
+        };
+        sink(VnetHdr::new(offload, h.len as u16), &self.buf);
+    }
+}
+
+fn same(a: &[u8], b: &[u8], range: std::ops::Range<usize>) -> bool {
+    a.get(range.clone()) == b.get(range)
+}
+
+/// What Linux leaves in the checksum field when the sum over the rest is still to be made.
+fn pseudo(addresses: &[u8], l4_len: u16) -> u16 {
+    csum::fold(u64::from(csum::sum(addresses)) + u64::from(proto::TCP) + u64::from(l4_len))
+}
+
+/// Headers of a TCP packet without IPv6 extensions, and whether it is a whole one.
+fn tcp(bytes: &[u8]) -> Option<(Headers, bool)> {
+    let frame = Frame::new(bytes).ok()?;
+    let v6 = match frame.kind() {
+        EtherKind::Ipv4 => false,
+        EtherKind::Ipv6 => true,
+        _ => return None,
+    };
+    let l3 = frame.l3();
+    // Most of what is not TCP is seen without walking its headers.
+    if !v6 && bytes.get(l3 + 9) != Some(&proto::TCP) {
+        return None;
+    }
+    let ip = classify::ip(&frame).ok()??;
+    if ip.proto != proto::TCP {
+        return None;
+    }
+    let len = ip.l4 + usize::from(ip.payload.get(12)? >> 4) * 4;
+    let h = Headers {
+        l3,
+        l4: ip.l4,
+        len,
+        v6,
+        tcp: true,
+    };
+    Some((h, ip.fragment == Fragment::Whole && (!v6 || ip.l4 == l3 + 40)))
+}
+
+/// The segment, if it may begin or continue a run.
+fn mergeable(hdr: VnetHdr, bytes: &[u8], h: Headers) -> Option<Segment<'_>> {
+    let flags = *bytes.get(h.l4 + 13)?;
+    let offload = hdr.offload().ok()?;
+    let ip_len = if h.v6 {
+        usize::from(get16(bytes, h.l3 + 4)) + 40
+    } else {
+        usize::from(get16(bytes, h.l3 + 2))
+    };
+    let sized = bytes.len() == h.l3 + ip_len && h.len >= h.l4 + 20 && h.len <= MAX_HEADERS;
+    let fits = offload.gso.is_none() && flags & !PSH == ACK && sized && bytes.len() >= h.len + COALESCE_MIN;
+    if !fits || !sum_is_good(hdr, offload, bytes, &h) {
+        return None;
+    }
+    Some(Segment {
+        bytes,
+        h,
+        seq: get32(bytes, h.l4 + 4),
+        id: get16(bytes, h.l3 + 4),
+        psh: flags & PSH != 0,
+    })
+}
+
+/// The checksum is right, or was never made, or somebody whom we trust has looked.
+fn sum_is_good(hdr: VnetHdr, offload: Offload, bytes: &[u8], h: &Headers) -> bool {
+    let v4_is_good = h.v6 || csum::sum(bytes.get(h.l3..h.l4).unwrap_or_default()) == 0xffff;
+    if let Some(c) = offload.csum {
+        return v4_is_good && (usize::from(c.start), c.offset) == (h.l4, 16);
+    }
+    if hdr.flags & DATA_VALID != 0 {
+        return v4_is_good;
+    }
+    let addresses = if h.v6 {
+        h.l3 + 8..h.l3 + 40
+    } else {
+        h.l3 + 12..h.l3 + 20
+    };
+    let head = pseudo(bytes.get(addresses).unwrap_or_default(), (bytes.len() - h.l4) as u16);
+    let sum = u64::from(csum::sum(bytes.get(h.l4..).unwrap_or_default())) + u64::from(head);
+    v4_is_good && csum::fold(sum) == 0xffff
+}
+
+#[cfg(test)]
+mod tests;
