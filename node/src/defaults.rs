@@ -61,3 +61,13 @@ pub const REDRAW: Duration = Duration::from_millis(100);
 pub const MAX_TICKET_INPUT: u64 = 16 << 10;
 /// How often `down` looks whether the node has ended.
 pub const DOWN_POLL: Duration = Duration::from_millis(50);
+/// Parts of a capture that wait for its reader; with what the tunnel holds for it, 8 MiB of frames in all.
+pub const CAPTURE_PARTS: usize = 16;
+/// Bytes of a capture that make a part without waiting for more: one write of a reader's pipe.
+pub const CAPTURE_PART_BYTES: usize = 64 << 10;
+/// How often a capture says how many frames it lost, if that changed.
+pub const CAPTURE_STATISTICS: Duration = Duration::from_secs(1);
+/// How long `lan trace` waits for the member that has the address.
+pub const TRACE_WAIT: Duration = Duration::from_secs(3);
+/// How often `lan show --watch` looks again.
+pub const WATCH_EVERY: Duration = Duration::from_secs(1);

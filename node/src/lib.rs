@@ -17,4 +17,6 @@ pub mod cli;
 pub mod config;
 pub mod defaults;
 pub mod io;
+pub mod pcapng;
 pub mod render;
+pub mod verdict;

@@ -24,6 +24,7 @@ pub mod link;
 pub mod mac;
 pub mod membership;
 pub mod sign;
+pub mod trace;
 pub mod units;
 
 pub use fault::{Fault, FaultKind};

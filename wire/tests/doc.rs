@@ -76,6 +76,10 @@ fn bounds() -> BTreeMap<String, u64> {
         membership::MAX_ADDR_TEXT,
         membership::MAX_MESSAGE,
         membership::BUCKETS,
+        trace::MAX_ASK_BYTES,
+        trace::MAX_SAY_BYTES,
+        trace::MAX_DROPS,
+        trace::MAX_IPS,
     ];
     all.into_iter().map(|(n, v)| (n.replace(' ', ""), v)).collect()
 }

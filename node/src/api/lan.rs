@@ -1,6 +1,6 @@
 //! LANs: segments, their members, ports and forwarding tables; tickets.
 
-use super::machine::PathView;
+use super::{machine::PathView, see::LinkView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -161,6 +161,8 @@ pub struct MemberRow {
     pub rtt_ms: Option<f64>,
     /// Largest tunnelled packet that goes in one piece, bytes.
     pub mtu: Option<u16>,
+    /// The frame link; `null` if there is none.
+    pub link: Option<LinkView>,
 }
 
 /// Kind of port.
@@ -188,6 +190,12 @@ pub struct PortRow {
     pub bridge: Option<String>,
     /// Is it up?
     pub up: bool,
+    /// How it stands: `forwarding` or `down`.
+    pub state: String,
+    /// The interface's own address, or the guest's.
+    pub mac: String,
+    /// Work that the kernel leaves to the far end: `checksum`, `tso`, `uso`.
+    pub offloads: Vec<String>,
     /// What it is good for or why it is not up: offloads in use, `waiting for QEMU`.
     pub note: Option<String>,
     /// Frames that came in from it.
@@ -210,8 +218,14 @@ pub struct FdbRow {
     pub at: String,
     /// Node id, if it is behind a peer.
     pub peer: Option<String>,
+    /// How it is known.
+    pub kind: FdbKind,
+    /// VLAN; 0 for untagged frames.
+    pub vlan: u16,
     /// Since it was last seen or said, seconds.
     pub age_s: u64,
+    /// It moved too often and stays where it was for a while.
+    pub frozen: bool,
     /// Mobility sequence (RFC 7432 §15).
     pub seq: u32,
     /// Not learned, but said; never ages.
@@ -219,6 +233,18 @@ pub struct FdbRow {
     pub fixed: bool,
     /// IP addresses seen with it.
     pub ips: Vec<String>,
+}
+
+/// How an address is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FdbKind {
+    /// Given: a guest's own address on a port here.
+    Static,
+    /// Learned from frames on a port here.
+    Learned,
+    /// Said by the member that has it.
+    Advert,
 }
 
 /// Redeems a ticket.

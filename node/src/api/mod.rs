@@ -14,6 +14,7 @@ pub mod machine;
 pub mod openapi;
 pub mod resource;
 pub mod routes;
+pub mod see;
 pub mod service;
 
 pub use guest::{
@@ -22,8 +23,8 @@ pub use guest::{
 };
 pub use image::{ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, Part, PullResult, VerifyResult};
 pub use lan::{
-    Detached, Evicted, FdbRow, JoinRequest, JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanRow,
-    LanView, MemberRow, PortKind, PortRow, Role, TicketOut,
+    Detached, Evicted, FdbKind, FdbRow, JoinRequest, JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite,
+    LanRow, LanView, MemberRow, PortKind, PortRow, Role, TicketOut,
 };
 pub use line::{Line, Progress, ProgressLine, StepLine, Unit};
 pub use machine::{
@@ -31,4 +32,8 @@ pub use machine::{
     SettingRow, Status, Verdict,
 };
 pub use resource::{Direction, GrantRequest, GrantRow, HostRow, HostsView, OfferRequest, OfferView, Revoked};
-pub use service::{Answer, ConsoleStream, Service};
+pub use see::{
+    CaptureRequest, Captured, DropRow, DropsView, LinkView, RecentDrop, TraceEnd, TracePort, TraceRequest, TraceView,
+    Way,
+};
+pub use service::{Answer, Capture, ConsoleStream, Service};

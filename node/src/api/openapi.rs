@@ -111,6 +111,13 @@ fn success(r: &Route, g: &mut SchemaGenerator) -> (&'static str, Value) {
             let content = json!({ "application/openmetrics-text": { "schema": { "type": "string" } } });
             ("200", json!({ "description": "Text.", "content": content }))
         }
+        Shape::Capture => {
+            let content = json!({ "application/x-pcapng": { "schema": { "type": "string", "format": "binary" } } });
+            (
+                "200",
+                json!({ "description": "Begun: a pcapng file that grows until the capture ends.", "content": content }),
+            )
+        }
         Shape::Stream => {
             let line = g.subschema_for::<Line>();
             let content = json!({ "application/x-ndjson": { "schema": line, "x-result": answer } });

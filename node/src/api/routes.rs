@@ -1,11 +1,11 @@
 //! The one table of routes: the server's router, the client's paths and the OpenAPI document are all made of it.
 
 use super::{
-    ConfigView, Detached, DoctorReport, Down, Evicted, GrantRequest, GrantRow, GuestLogs, GuestRemoved, GuestRow,
-    GuestView, HostsView, ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, JoinRequest, JoinResult, LanAttach,
-    LanCreate, LanDetach, LanEvict, LanInvite, LanRow, LanView, OfferRequest, OfferView, PeerRow, PingReport,
-    PingRequest, PortRow, PullResult, Revoked, RunRequest, RunResult, Status, StopRequest, StopView, TicketOut,
-    VerifyResult,
+    CaptureRequest, ConfigView, Detached, DoctorReport, Down, DropsView, Evicted, GrantRequest, GrantRow, GuestLogs,
+    GuestRemoved, GuestRow, GuestView, HostsView, ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, JoinRequest,
+    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanRow, LanView, OfferRequest, OfferView,
+    PeerRow, PingReport, PingRequest, PortRow, PullResult, Revoked, RunRequest, RunResult, Status, StopRequest,
+    StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -40,6 +40,8 @@ pub enum Shape {
     Stream,
     /// Text that is not JSON.
     Text,
+    /// pcapng, as long as both sides want.
+    Capture,
     /// `101 Switching Protocols`, then raw bytes both ways.
     Upgrade,
 }
@@ -63,6 +65,9 @@ pub enum Op {
     LanDetach,
     LanInvite,
     LanEvict,
+    LanDrops,
+    LanTrace,
+    LanCapture,
     Join,
     Hosts,
     Offer,
@@ -258,6 +263,20 @@ pub static ROUTES: &[Route] = &[
     ),
     post::<LanInvite, TicketOut>(Op::LanInvite, "/v1/lans/{lan}/invite", "Makes a ticket"),
     post::<LanEvict, Evicted>(Op::LanEvict, "/v1/lans/{lan}/evict", "Ends a membership"),
+    get::<DropsView>(
+        Op::LanDrops,
+        "/v1/lans/{lan}/drops",
+        "What a LAN dropped here and why, and the last of it",
+    ),
+    post::<TraceRequest, TraceView>(Op::LanTrace, "/v1/trace", "Where an address is, as both ends see it"),
+    raw(
+        Shape::Capture,
+        post::<CaptureRequest, ()>(
+            Op::LanCapture,
+            "/v1/lans/{lan}/capture",
+            "Frames as they pass, and those that were dropped, as pcapng",
+        ),
+    ),
     stream::<JoinRequest, JoinResult>(Op::Join, "/v1/join", "Redeems a ticket"),
     get::<HostsView>(Op::Hosts, "/v1/hosts", "Who can run a guest, best first"),
     post::<OfferRequest, OfferView>(Op::Offer, "/v1/offer", "Lends this machine, or ends that"),

@@ -1,17 +1,20 @@
 //! What a node can do, as one trait: implemented by the daemon, and by a scripted node in the tests of server and CLI.
 
 use super::{
-    ConfigView, Detached, DoctorReport, Down, Evicted, GrantRequest, GrantRow, GuestLogs, GuestRemoved, GuestRow,
-    GuestView, HostsView, ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, JoinRequest, JoinResult, LanAttach,
-    LanCreate, LanDetach, LanEvict, LanInvite, LanRow, LanView, OfferRequest, OfferView, PeerRow, PingReport,
-    PingRequest, PortRow, Progress, PullResult, Revoked, RunRequest, RunResult, Status, StopRequest, StopView,
-    TicketOut, VerifyResult,
+    CaptureRequest, ConfigView, Detached, DoctorReport, Down, DropsView, Evicted, GrantRequest, GrantRow, GuestLogs,
+    GuestRemoved, GuestRow, GuestView, HostsView, ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, JoinRequest,
+    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanRow, LanView, OfferRequest, OfferView,
+    PeerRow, PingReport, PingRequest, PortRow, Progress, PullResult, Revoked, RunRequest, RunResult, Status,
+    StopRequest, StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
 };
-use futures::future::BoxFuture;
+use futures::{future::BoxFuture, stream::BoxStream};
 use wire::Fault;
 
 /// The answer of an operation, later.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Fault>>;
+
+/// A pcapng file as it grows, each part a number of whole blocks; dropping it ends the capture.
+pub type Capture = BoxStream<'static, bytes::Bytes>;
 
 /// A guest's console: what is read is what the guest printed (its recent history first), what is written is typed.
 pub trait ConsoleStream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
@@ -54,6 +57,12 @@ pub trait Service: Send + Sync + 'static {
     fn lan_invite(&self, lan: String, req: LanInvite) -> Answer<'_, TicketOut>;
     /// `lanline lan evict`.
     fn lan_evict(&self, lan: String, req: LanEvict) -> Answer<'_, Evicted>;
+    /// `lanline lan drops`.
+    fn lan_drops(&self, lan: String) -> Answer<'_, DropsView>;
+    /// `lanline lan trace`.
+    fn lan_trace(&self, req: TraceRequest) -> Answer<'_, TraceView>;
+    /// `lanline lan capture`.
+    fn lan_capture(&self, lan: String, req: CaptureRequest) -> Answer<'_, Capture>;
     /// `lanline join`.
     fn join(&self, req: JoinRequest, progress: Progress) -> Answer<'_, JoinResult>;
 

@@ -1,8 +1,9 @@
 //! `lan` and `join`.
 
 use super::values::millis;
-use crate::api::{JoinRequest, LanAttach, LanDetach, LanInvite, Role};
+use crate::api::{CaptureRequest, JoinRequest, LanAttach, LanDetach, LanInvite, Role, TraceRequest};
 use clap::{Args, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
 
 /// `lan`.
 #[derive(Clone, Debug, Subcommand)]
@@ -32,6 +33,21 @@ pub enum LanCommand {
   lanline lan show
   lanline lan show home --json | jq '.fdb[] | select(.age_s < 10)'")]
     Show(ShowLanArgs),
+    /// What a LAN dropped here, why, and the last of it.
+    #[command(after_help = "Examples:
+  lanline lan drops home
+  lanline lan drops home --json | jq '.recent[0]'")]
+    Drops(NameArgs),
+    /// Find out where an address is and how frames get there, as both ends see it.
+    #[command(after_help = "Examples:
+  lanline lan trace 192.168.1.57
+  lanline lan trace home 02:00:5e:10:00:01 --json | jq -r .verdict")]
+    Trace(TraceArgs),
+    /// Write frames, and why they were dropped, as pcapng.
+    #[command(after_help = "Examples:
+  lanline lan capture home -w - | wireshark -k -i -
+  lanline lan capture home --drops --for 30s -w drops.pcapng")]
+    Capture(CaptureArgs),
     /// End a membership.
     #[command(after_help = "Examples:
   lanline lan evict home attic-nuc
@@ -51,6 +67,91 @@ pub struct NameArgs {
 pub struct ShowLanArgs {
     /// Name of the LAN.
     pub name: Option<String>,
+    /// Look again each second and show rates, until Ctrl-C.
+    #[arg(long, requires = "name")]
+    pub watch: bool,
+}
+
+/// `lan trace`.
+#[derive(Clone, Debug, Args)]
+pub struct TraceArgs {
+    /// Name of the LAN, where there is more than one; then a MAC address, an IP address, or a guest's name or id.
+    #[arg(required = true, num_args = 1..=2, value_names = ["NAME", "MAC|IP|GUEST"])]
+    pub words: Vec<String>,
+}
+
+impl TraceArgs {
+    /// The request.
+    pub fn request(&self) -> TraceRequest {
+        let (target, before) = self.words.split_last().map_or(("", &[][..]), |(t, b)| (t.as_str(), b));
+        TraceRequest {
+            lan: before.first().cloned(),
+            target: target.to_owned(),
+        }
+    }
+}
+
+/// `lan capture`.
+#[derive(Clone, Debug, Args)]
+pub struct CaptureArgs {
+    /// Name of the LAN.
+    pub name: String,
+    /// Only at this port: an interface, or a guest's name or id.
+    #[arg(long, value_name = "PORT", conflicts_with_all = ["member", "all"])]
+    pub port: Option<String>,
+    /// Only at the link to this member.
+    #[arg(long, value_name = "PEER", conflicts_with = "all")]
+    pub member: Option<String>,
+    /// At all ports and links [default].
+    #[arg(long)]
+    pub all: bool,
+    /// Only frames that were dropped.
+    #[arg(long)]
+    pub drops: bool,
+    /// Only frames from or to this MAC address.
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<String>,
+    /// Only frames whose IP header or ARP names this address.
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<String>,
+    /// Bytes kept of each frame [default: all].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(14..))]
+    pub snaplen: Option<u32>,
+    /// End after so many frames.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after this time, for example 30s.
+    #[arg(long = "for", value_name = "DURATION", value_parser = millis)]
+    pub time: Option<u64>,
+    /// File to write; `-` is standard output.
+    #[arg(short = 'w', long = "write", value_name = "FILE", default_value = "-")]
+    pub write: PathBuf,
+}
+
+impl CaptureArgs {
+    /// The request.
+    pub fn request(&self) -> CaptureRequest {
+        CaptureRequest {
+            port: self.port.clone(),
+            member: self.member.clone(),
+            drops: self.drops,
+            mac: self.mac.clone(),
+            ip: self.ip.clone(),
+            snaplen: self.snaplen,
+            count: self.count,
+            for_ms: self.time,
+        }
+    }
+
+    /// Does the capture go to standard output?
+    pub fn to_stdout(&self) -> bool {
+        self.write.as_os_str() == "-"
+    }
+
+    /// The file, if there is one.
+    pub fn file(&self) -> Option<&Path> {
+        (!self.to_stdout()).then_some(&self.write)
+    }
 }
 
 /// `lan evict`.

@@ -12,7 +12,7 @@ mod tests;
 
 pub use guest::{ConsoleArgs, GrantArgs, GuestArgs, LogsArgs, OfferArgs, RunArgs, StopArgs};
 pub use image::{AddArgs, ImageCommand, PullArgs, RefArgs};
-pub use lan::{AttachArgs, DetachArgs, InviteArgs, JoinArgs, LanCommand};
+pub use lan::{AttachArgs, CaptureArgs, DetachArgs, InviteArgs, JoinArgs, LanCommand, ShowLanArgs, TraceArgs};
 
 use crate::config::Flags;
 use clap::{Args, Parser, Subcommand};

@@ -1,7 +1,7 @@
 //! What can be typed, and what it means.
 
 use super::*;
-use crate::api::{LanAttach, Part, Role, WaitFor};
+use crate::api::{CaptureRequest, LanAttach, Part, Role, WaitFor};
 use clap::{CommandFactory, error::ErrorKind};
 use std::path::Path;
 
@@ -28,7 +28,8 @@ fn the_definition_is_sound_and_lists_these_verbs() {
     let mut all = Vec::new();
     leaves(&command, "", &mut all);
     let verbs: Vec<String> = all.into_iter().map(|(p, _)| p).collect();
-    let wanted = "up,down,status,peers,ping,doctor,config show,lan create,lan attach,lan detach,lan invite,lan show,lan evict,\
+    let wanted = "up,down,status,peers,ping,doctor,config show,lan create,lan attach,lan detach,lan invite,lan show,lan drops,\
+                  lan trace,lan capture,lan evict,\
                   join,hosts,offer,grant,grants,revoke,image add,image ls,image show,image verify,image rm,image pull,\
                   run,ls,info,stop,rm,logs,console";
     assert_eq!(verbs.join(","), wanted);
@@ -46,6 +47,44 @@ fn the_help_of_every_verb_shows_two_examples_of_itself() {
         for line in examples.lines() {
             assert!(line.contains(&format!("lanline {path}")), "{path}: {line}");
         }
+    }
+}
+
+#[test]
+fn looking_closer() {
+    let lan = |line: &str| match parse(line).unwrap().command {
+        Command::Lan(c) => c,
+        other => panic!("{other:?}"),
+    };
+    let trace = |line: &str| match lan(line) {
+        LanCommand::Trace(a) => (a.request().lan, a.request().target),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(trace("lan trace 10.0.0.1"), (None, "10.0.0.1".into()));
+    assert_eq!(trace("lan trace home web"), (Some("home".into()), "web".into()));
+    assert!(parse("lan trace").is_err() && parse("lan trace a b c").is_err());
+    assert!(parse("lan show --watch").is_err(), "watch which?");
+    let LanCommand::Capture(a) = lan("lan capture home --port lan0 --drops --for 30s --count 5 --snaplen 96 -w x")
+    else {
+        panic!("no capture")
+    };
+    let want = CaptureRequest {
+        port: Some("lan0".into()),
+        drops: true,
+        count: Some(5),
+        snaplen: Some(96),
+        for_ms: Some(30_000),
+        ..CaptureRequest::default()
+    };
+    assert_eq!((a.request(), a.file()), (want, Some(Path::new("x"))));
+    for bad in [
+        "--port a --member b",
+        "--all --port a",
+        "--snaplen 13",
+        "--count 0",
+        "--for soon",
+    ] {
+        assert!(parse(&format!("lan capture home {bad}")).is_err(), "{bad}");
     }
 }
 

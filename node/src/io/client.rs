@@ -33,6 +33,30 @@ struct FaultAnswer {
     fault: Fault,
 }
 
+/// Bytes that come in parts; dropping it ends what makes them.
+#[derive(Debug)]
+pub struct Parts {
+    answer: Response<Incoming>,
+    client: Client,
+}
+
+impl Parts {
+    /// The next part; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        loop {
+            match self.answer.body_mut().frame().await {
+                None => return Ok(None),
+                Some(Err(e)) => return Err(self.client.cut(&e)),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// No body.
 pub const EMPTY: Option<&()> = None;
 
@@ -111,6 +135,18 @@ impl Client {
             }
         }
         Err(self.cut(&"it ended before the work did"))
+    }
+
+    /// A stream of bytes, in parts as they come.
+    pub async fn parts<B: Serialize>(&self, op: Op, args: &[&str], body: Option<&B>) -> Result<Parts, Fault> {
+        let answer = self.send(op, args, "", body).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(self.refusal(answer).await);
+        }
+        Ok(Parts {
+            answer,
+            client: self.clone(),
+        })
     }
 
     /// Opens a guest's console: raw bytes both ways.

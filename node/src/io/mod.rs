@@ -7,6 +7,7 @@
 pub mod client;
 pub mod daemon;
 pub mod logging;
+mod looking;
 pub mod server;
 pub mod settings;
 pub mod terminal;

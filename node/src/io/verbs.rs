@@ -20,9 +20,11 @@ use wire::{Fault, FaultKind};
 const INTERRUPTED: u8 = 130;
 
 /// Why a verb did not end well.
-enum End {
+pub(super) enum End {
     /// It did not work.
     Fault(Fault),
+    /// The answer was shown, and says that it did not work in this way.
+    Shown(FaultKind),
     /// Ctrl-C: the text says what goes on without us.
     Interrupted(String),
 }
@@ -58,6 +60,7 @@ pub async fn run(cli: Cli) -> u8 {
             terminal::hint(&format!("\n{what}\n"));
             INTERRUPTED
         }
+        Err(End::Shown(kind)) => kind.exit_code(),
         Err(End::Fault(f)) => failed(&f, json),
     }
 }
@@ -71,15 +74,15 @@ pub fn failed(fault: &Fault, json: bool) -> u8 {
     fault.kind.exit_code()
 }
 
-struct Session {
-    client: Client,
+pub(super) struct Session {
+    pub(super) client: Client,
     state: PathBuf,
-    json: bool,
+    pub(super) json: bool,
     out: View,
-    err: View,
+    pub(super) err: View,
 }
 
-type Done = Result<(), End>;
+pub(super) type Done = Result<(), End>;
 
 impl Session {
     async fn verb(&self, command: Command) -> Done {
@@ -134,6 +137,10 @@ impl Session {
                 self.post::<_, Evicted>(Op::LanEvict, &[&a.name], &LanEvict { peer: a.peer })
                     .await
             }
+            LanCommand::Show(a) if a.watch => self.watch_lan(&a).await,
+            LanCommand::Drops(a) => self.get::<DropsView>(Op::LanDrops, &[&a.name]).await,
+            LanCommand::Trace(a) => self.trace(&a.request()).await,
+            LanCommand::Capture(a) => self.capture(&a).await,
             LanCommand::Show(a) => match a.name {
                 Some(name) => self.get::<LanView>(Op::LanShow, &[&name]).await,
                 None => self.get::<Vec<LanRow>>(Op::Lans, &[]).await,
@@ -319,7 +326,7 @@ impl Session {
         }
     }
 
-    fn show<T: Human + Serialize>(&self, value: &T) -> Done {
+    pub(super) fn show<T: Human + Serialize>(&self, value: &T) -> Done {
         if !self.json {
             return Ok(terminal::answer(value.human(&self.out).as_bytes())?);
         }

@@ -1,12 +1,10 @@
 //! LANs, tickets, joining.
 
-use super::{Human, Table, Tone, View, count, facts, machine::path, or_dash, rtt, short};
-use crate::api::{
-    Detached, Evicted, FdbRow, JoinResult, LanRow, LanView, MemberRow, PortKind, PortRow, Role, TicketOut,
-};
-use wire::{ByteSize, fault::plain};
+use super::{Human, Table, View, count, short};
+use crate::api::{Detached, Evicted, JoinResult, LanRow, PortKind, PortRow, Role, TicketOut};
+use wire::fault::plain;
 
-fn role(r: Role) -> &'static str {
+pub(super) fn role(r: Role) -> &'static str {
     match r {
         Role::Owner => "owner",
         Role::Member => "member",
@@ -14,7 +12,7 @@ fn role(r: Role) -> &'static str {
     }
 }
 
-fn ends(at: Option<u64>, view: &View) -> String {
+pub(super) fn ends(at: Option<u64>, view: &View) -> String {
     at.map_or_else(|| "never".into(), |at| view.ends(at))
 }
 
@@ -49,100 +47,13 @@ impl Human for Vec<LanRow> {
     }
 }
 
-impl Human for LanView {
-    fn human(&self, view: &View) -> String {
-        let head = facts(
-            &[
-                ("lan", plain(&self.lan.name)),
-                ("id", plain(&self.lan.id)),
-                (
-                    "role",
-                    format!("{}, ends {}", role(self.lan.role), ends(self.lan.expires, view)),
-                ),
-            ],
-            view,
-        );
-        let mut out = format!("{head}\n{}", members(&self.member_list, view));
-        if !self.port_list.is_empty() {
-            out.push_str(&format!("\n{}", ports(&self.port_list, view)));
-        }
-        if !self.fdb.is_empty() {
-            out.push_str(&format!("\n{}", fdb(&self.fdb, view)));
-        }
-        if !self.drops.is_empty() {
-            let mut t = Table::new(&["DROPPED BECAUSE", ">FRAMES"]);
-            for (why, n) in &self.drops {
-                t.row([why.clone(), n.to_string()]);
-            }
-            out.push_str(&format!("\n{}", t.text(view)));
-        }
-        out
-    }
-}
-
-fn members(rows: &[MemberRow], view: &View) -> String {
-    let mut t = Table::new(&["MEMBER", "ID", "ROLE", "PATH", ">RTT", ">MTU", "ENDS"]);
-    for m in rows {
-        let path = match m.path {
-            _ if m.me => "this node".to_owned(),
-            Some(p) => path(p, None),
-            None => "not connected".to_owned(),
-        };
-        t.row([
-            or_dash(m.name.as_deref()),
-            short(&m.id),
-            role(m.role).into(),
-            path,
-            m.rtt_ms.map_or_else(|| "-".into(), rtt),
-            m.mtu.map_or_else(|| "-".into(), |m| m.to_string()),
-            ends(m.expires, view),
-        ]);
-        if !m.me && m.path.is_none() {
-            t.tone(3, Tone::Dim);
-        }
-    }
-    t.text(view)
-}
-
-fn ports(rows: &[PortRow], view: &View) -> String {
-    let mut t = Table::new(&["PORT", "KIND", "STATE", ">IN", ">OUT", "NOTE"]);
-    for p in rows {
-        t.row([
-            p.name.clone(),
-            kind(p),
-            if p.up { "up".into() } else { "down".into() },
-            ByteSize(p.rx_bytes).to_string(),
-            ByteSize(p.tx_bytes).to_string(),
-            p.note.clone().unwrap_or_default(),
-        ]);
-        t.tone(2, if p.up { Tone::Good } else { Tone::Bad });
-    }
-    t.text(view)
-}
-
-fn kind(p: &PortRow) -> String {
+pub(super) fn kind(p: &PortRow) -> String {
     match (p.kind, &p.bridge) {
         (PortKind::Tap, _) => "tap".into(),
         (PortKind::Guest, _) => "guest".into(),
         (PortKind::Bridge, Some(b)) => format!("bridge {b}"),
         (PortKind::Bridge, None) => "bridge".into(),
     }
-}
-
-fn fdb(rows: &[FdbRow], view: &View) -> String {
-    let mut t = Table::new(&["MAC", "WHERE", ">AGE", ">SEQ", "STATIC", "ADDRESSES"]);
-    for f in rows {
-        let fixed = if f.fixed { "yes" } else { "no" };
-        t.row([
-            f.mac.clone(),
-            f.at.clone(),
-            format!("{}s", f.age_s),
-            f.seq.to_string(),
-            fixed.into(),
-            f.ips.join(" "),
-        ]);
-    }
-    t.text(view)
 }
 
 impl Human for PortRow {

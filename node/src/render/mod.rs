@@ -10,6 +10,7 @@ mod image;
 mod lan;
 mod machine;
 mod resource;
+mod see;
 mod table;
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 pub use guest::run_hints;
 pub use lan::ticket_hints;
 pub use machine::settings;
+pub use see::{Before, watched};
 pub use table::Table;
 
 use std::time::Duration;

@@ -34,22 +34,53 @@ impl Table {
         self
     }
 
+    /// Takes columns away, the first of `spare` first, until a line fits; the last column is then cut to fit.
+    pub fn fit(&mut self, view: &View, spare: &[&str]) -> &mut Self {
+        for name in spare {
+            if self.width() <= view.width {
+                return self;
+            }
+            self.without(name);
+        }
+        let last = self.head.len().saturating_sub(1);
+        let before: usize = (0..last).map(|i| self.column(i) + 2).sum();
+        let room = view.width.saturating_sub(before).max(8);
+        let mark = if view.unicode { "…" } else { "..." };
+        for (text, _) in self.rows.iter_mut().filter_map(|r| r.get_mut(last)) {
+            if text.chars().count() > room {
+                let kept: String = text.chars().take(room - mark.chars().count()).collect();
+                *text = format!("{}{mark}", kept.trim_end());
+            }
+        }
+        self
+    }
+
+    /// Takes a column away.
+    pub fn without(&mut self, name: &str) -> &mut Self {
+        if let Some(i) = self.head.iter().position(|h| h.0 == name) {
+            self.head.remove(i);
+            for row in self.rows.iter_mut().filter(|r| i < r.len()) {
+                row.remove(i);
+            }
+        }
+        self
+    }
+
+    /// Characters of the widest cell of a column, its heading among them.
+    fn column(&self, i: usize) -> usize {
+        let cells = self.rows.iter().filter_map(|r| r.get(i)).map(|c| c.0.chars().count());
+        let head = self.head.get(i).map_or(0, |h| h.0.len());
+        cells.max().unwrap_or_default().max(head)
+    }
+
+    fn width(&self) -> usize {
+        let columns = self.head.len();
+        (0..columns).map(|i| self.column(i)).sum::<usize>() + 2 * columns.saturating_sub(1)
+    }
+
     /// The text.
     pub fn text(&self, view: &View) -> String {
-        let wide = |i: usize| {
-            self.rows
-                .iter()
-                .filter_map(|r| r.get(i))
-                .map(|c| c.0.chars().count())
-                .max()
-                .unwrap_or_default()
-        };
-        let widths: Vec<usize> = self
-            .head
-            .iter()
-            .enumerate()
-            .map(|(i, h)| h.0.len().max(wide(i)))
-            .collect();
+        let widths: Vec<usize> = (0..self.head.len()).map(|i| self.column(i)).collect();
         let head: Vec<(String, Option<Tone>)> = self.head.iter().map(|h| (h.0.to_owned(), Some(Tone::Dim))).collect();
         std::iter::once(&head)
             .chain(&self.rows)

@@ -294,3 +294,150 @@ fn a_ping_says_how_many_came_back() {
                 frame path: 2 of 3 came back, min/median/max 20.0/22.0/22.0 ms\ncontrol path: 0 of 0 came back\n";
     assert_eq!(report.human(&PLAIN), want);
 }
+
+fn lan_view() -> LanView {
+    let link = json!({
+        "path": "direct", "remote": "203.0.113.9:4400", "rtt_ms": 12.3, "loss": 0.002, "mtu": 1372,
+        "datagram_bytes": 1394, "queued_bytes": 12288, "waiting_ms": 3, "rx_frames": 10, "tx_frames": 20,
+        "rx_bytes": 1u64 << 30, "tx_bytes": 3 << 20, "wire_rx_bytes": 1, "wire_tx_bytes": 1, "drops": {"queue_full": 7},
+    });
+    let member = |id: &str, name: &str, me: bool, link: &serde_json::Value| {
+        json!({
+            "id": id, "name": name, "role": if me { "owner" } else { "host" }, "expires": null, "me": me,
+            "path": link.get("path"), "rtt_ms": link.get("rtt_ms"), "mtu": link.get("mtu"), "link": link,
+        })
+    };
+    let entry = |mac: &str, at: &str, peer: Option<&str>, kind: &str, ips: &[&str]| {
+        json!({
+            "mac": mac, "where": at, "peer": peer, "kind": kind, "vlan": 0, "age_s": 3, "seq": 1, "frozen": false,
+            "static": kind != "learned", "ips": ips,
+        })
+    };
+    serde_json::from_value(json!({
+        "name": "home", "id": "home.abcdefghij", "role": "owner", "members": 3, "connected": 1, "ports": 2,
+        "expires": null,
+        "member_list": [
+            member("12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5", "laptop", true, &json!(null)),
+            member(ATTIC, "attic-nuc", false, &link),
+            member("12D3KooWGzBzPpZ7o3mT9mQJ1oJ9fZ2v8nJ4yq7m3r5t6u8w9xyz", "cellar", false, &json!(null)),
+        ],
+        "port_list": [{
+            "id": 1, "name": "lltap0", "kind": "bridge", "bridge": "br0", "up": true, "state": "forwarding",
+            "mac": "02:00:00:00:00:07", "offloads": ["checksum", "tso"], "note": "offloads: checksum, TSO",
+            "rx_frames": 1234, "tx_frames": 99, "rx_bytes": 1u64 << 20, "tx_bytes": 60,
+        }],
+        "fdb": [
+            entry("02:00:5e:10:00:01", "attic-nuc", Some(ATTIC), "advert", &["fe80::5eff:fe10:1", "192.168.1.57"]),
+            entry("b8:27:eb:00:00:02", "lltap0", None, "learned", &["192.168.1.1"]),
+        ],
+        "drops": {"bum_budget": 31},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_lan_fits_80_columns_and_uses_120() {
+    let want = "\
+lan   home
+id    home.abcdefghij
+role  owner, ends never
+
+MEMBER     ROLE   PATH             RTT  LOSS   MTU        QUEUE     IN    OUT
+laptop     owner  this node          -     -     -            -      -      -
+attic-nuc  host   direct         12 ms  0.2%  1372  12 KiB 3 ms  1 GiB  3 MiB
+cellar     host   not connected      -     -     -            -      -      -
+
+PORT    KIND        STATE          IN   OUT  FRAMES IN  NOTE
+lltap0  bridge br0  forwarding  1 MiB  60 B       1234  offloads: checksum, TSO
+
+MAC                WHERE      KNOWN        AGE  ADDRESSES
+02:00:5e:10:00:01  attic-nuc  told, given   3s  192.168.1.57 fe80::5eff:fe10:1
+b8:27:eb:00:00:02  lltap0     learned       3s  192.168.1.1
+
+DROPPED     FRAMES  LINK       BECAUSE
+bum_budget      31  -          More broadcast, unknown and multicast than one...
+queue_full       7  attic-nuc  The oldest in a link's full queue.
+";
+    let got = lan_view().human(&PLAIN);
+    assert!(got.lines().all(|l| l.chars().count() <= 80), "{got}");
+    assert_eq!(got, want, "{got}");
+    let wide = lan_view().human(&View { width: 120, ..FULL });
+    let bare = escape::text(&wide);
+    assert!(bare.lines().all(|l| l.chars().count() <= 120), "{bare}");
+    for more in [
+        "host",
+        "203.0.113.9:4400",
+        "FRAMES IN",
+        "1234",
+        "02:00:00:00:00:07",
+        "fe80::5eff:fe10:1",
+    ] {
+        assert!(bare.contains(more), "{more}: {bare}");
+    }
+    assert!(wide.contains("\x1b[32mdirect\x1b[0m"));
+}
+
+#[test]
+fn a_watched_lan_has_rates_and_fits_the_screen() {
+    let earlier = lan_view();
+    let mut now = lan_view();
+    now.port_list[0].rx_bytes += 250_000_000;
+    now.member_list[1].link.as_mut().unwrap().tx_bytes += 1_250;
+    *now.drops.get_mut("bum_budget").unwrap() += 40;
+    let before = Some(Before {
+        view: &earlier,
+        ago: std::time::Duration::from_secs(2),
+    });
+    let text = watched(&now, before, &PLAIN, usize::MAX);
+    for want in ["IN NOW", "1.00 Gb/s", "5.0 kb/s", "bum_budget        20"] {
+        assert!(text.contains(want), "{want}: {text}");
+    }
+    let cut = watched(&now, before, &PLAIN, 10);
+    assert_eq!(cut.lines().count(), 9, "{cut}");
+    assert!(
+        cut.ends_with("more: lanline lan show home\n") || cut.contains("lines more"),
+        "{cut}"
+    );
+}
+
+#[test]
+fn a_stranger_cannot_write_through_a_trace() {
+    let bad = "x\x1b]0;owned\x07\n\x1b[2J";
+    let end: TraceEnd = serde_json::from_value(json!({
+        "node": bad, "name": bad, "rtt_ms": 1.0,
+        "entry": {"mac": bad, "where": bad, "peer": bad, "kind": "advert", "vlan": 7, "age_s": 0, "seq": 1,
+                  "frozen": true, "static": false, "ips": [bad]},
+        "port": {"name": bad, "kind": bad, "up": false, "note": bad, "rx_frames": 1, "tx_frames": 1},
+        "drops": [{"age_ms": 1, "times": 1, "reason": bad, "at": bad, "way": "in", "src": bad, "dst": bad, "bytes": 1,
+                   "what": bad}],
+    }))
+    .unwrap();
+    let drops = DropsView {
+        lan: bad.into(),
+        rows: vec![DropRow {
+            reason: bad.into(),
+            meaning: bad.into(),
+            link: Some(bad.into()),
+            frames: 1,
+        }],
+        recent: end.drops.clone(),
+    };
+    let mut trace = TraceView {
+        lan: bad.into(),
+        target: bad.into(),
+        mac: Some(bad.into()),
+        guest: Some(bad.into()),
+        here: end.clone(),
+        link: lan_view().member_list[1].link.clone(),
+        there: Some(end),
+        silent: Some(bad.into()),
+        reachable: false,
+        verdict: bad.into(),
+        next: Some(bad.into()),
+    };
+    trace.link.as_mut().unwrap().remote = Some(bad.into());
+    for text in [drops.human(&PLAIN), trace.human(&PLAIN)] {
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        assert!(!text.contains("\n [2J"), "{text:?}");
+    }
+}

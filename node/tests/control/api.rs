@@ -35,6 +35,7 @@ fn sample(op: Op) -> Value {
         Op::LanInvite => json!({ "role": "host" }),
         Op::LanEvict => json!({ "peer": "attic" }),
         Op::Join => json!({ "ticket": "lan1abc" }),
+        Op::LanTrace => json!({ "target": "192.168.1.1" }),
         Op::Grant => json!({ "key": "attic" }),
         Op::ImageAdd => json!({ "file": "/x.img", "name": "tiny" }),
         Op::Run => serde_json::to_value(run_request("tiny")).unwrap(),
@@ -66,6 +67,7 @@ async fn every_route_answers_in_its_shape() {
             Shape::Json => (200, "application/json"),
             Shape::Stream => (200, "application/x-ndjson"),
             Shape::Text => (200, "application/openmetrics-text; version=1.0.0"),
+            Shape::Capture => (200, "content-type: application/x-pcapng"),
             Shape::Upgrade => (101, "upgrade: lanline-console"),
         };
         assert_eq!(status, wanted, "{:?}: {head} {answer}", r.op);

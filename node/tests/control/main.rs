@@ -94,7 +94,7 @@ impl Running {
                 break;
             }
         }
-        let text = String::from_utf8(all).unwrap();
+        let text = String::from_utf8_lossy(&all).into_owned();
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, head.to_ascii_lowercase(), body.to_owned())

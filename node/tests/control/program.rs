@@ -72,6 +72,44 @@ async fn run_prints_the_address_alone_and_the_rest_beside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_capture_is_whole_blocks_wherever_it_goes() {
+    let node = Running::start();
+    let file = node.dir.path().join("c.pcapng");
+    let name = file.to_str().unwrap();
+    let said = lanline(
+        node.dir.path(),
+        &["lan", "capture", "home", "--count", "4", "-w", name, "--json"],
+        b"",
+    )
+    .await;
+    let doc: Value = serde_json::from_str(&said.out).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    assert_eq!((said.code, doc["frames"].as_u64()), (0, Some(4)), "{}", said.err);
+    assert_eq!(doc["bytes"].as_u64(), Some(bytes.len() as u64));
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let n = node::pcapng::whole_block(rest).unwrap().expect("no half block");
+        rest = &rest[n..];
+    }
+    let said = lanline(node.dir.path(), &["lan", "capture", "home", "--json"], b"").await;
+    assert_eq!(said.code, 2, "standard output cannot hold both");
+    let said = lanline(node.dir.path(), &["lan", "capture", "fault-no_match", "-w", name], b"").await;
+    assert_eq!(said.code, 4);
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_that_finds_nothing_says_so_and_fails() {
+    let node = Running::start();
+    let said = lanline(node.dir.path(), &["lan", "trace", "home", "192.168.1.1"], b"").await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    let said = lanline(node.dir.path(), &["lan", "trace", "192.168.1.2"], b"").await;
+    assert_eq!(said.code, 4);
+    assert!(said.out.contains("scripted"), "the answer is shown: {}", said.out);
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_are_those_of_the_faults() {
     let node = Running::start();
     let kinds = [

@@ -79,6 +79,9 @@ fn port(name: &str) -> PortRow {
         kind: PortKind::Tap,
         bridge: None,
         up: true,
+        state: "forwarding".into(),
+        mac: "02:00:00:00:00:07".into(),
+        offloads: vec![],
         note: None,
         rx_frames: 1,
         tx_frames: 2,
@@ -301,6 +304,59 @@ impl Service for Scripted {
             drops: BTreeMap::new(),
         };
         by(&name, view)
+    }
+    fn lan_drops(&self, name: String) -> Answer<'_, DropsView> {
+        by(
+            &name.clone(),
+            DropsView {
+                lan: name,
+                rows: vec![],
+                recent: vec![],
+            },
+        )
+    }
+    fn lan_trace(&self, req: TraceRequest) -> Answer<'_, TraceView> {
+        let here = TraceEnd {
+            node: ME.into(),
+            name: None,
+            entry: None,
+            port: None,
+            rtt_ms: None,
+            drops: vec![],
+        };
+        let view = TraceView {
+            lan: req.lan.unwrap_or_default(),
+            target: req.target.clone(),
+            mac: None,
+            guest: None,
+            here,
+            link: None,
+            there: None,
+            silent: None,
+            reachable: req.target == "192.168.1.1",
+            verdict: "scripted".into(),
+            next: None,
+        };
+        by(&req.target, view)
+    }
+    fn lan_capture(&self, name: String, req: CaptureRequest) -> Answer<'_, Capture> {
+        let mut file = Vec::new();
+        node::pcapng::section(&mut file, "scripted", "");
+        node::pcapng::interface(&mut file, "lan0", "", 0);
+        for at in 0..req.count.unwrap_or(3) {
+            let packet = node::pcapng::Packet {
+                interface: 0,
+                at,
+                bytes: &[0; 60],
+                len: 60,
+                direction: node::pcapng::Direction::In,
+                comment: None,
+            };
+            node::pcapng::packet(&mut file, &packet);
+        }
+        let parts: Vec<bytes::Bytes> = file.chunks(7).map(bytes::Bytes::copy_from_slice).collect();
+        let capture: Capture = Box::pin(futures::stream::iter(parts));
+        by(&name, capture)
     }
     fn lan_attach(&self, name: String, req: LanAttach) -> Answer<'_, PortRow> {
         by(&name, port(&req.tap.or(req.bridge).unwrap_or_default()))

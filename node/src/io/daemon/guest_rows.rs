@@ -175,10 +175,14 @@ fn port_note(p: &PortInfo) -> Option<String> {
     }
 }
 
+fn offloads(o: &tunnel::io::tap::Offloads) -> impl Iterator<Item = &'static str> {
+    let words = [(o.csum, "checksum"), (o.tso, "TSO"), (o.uso, "USO")];
+    words.into_iter().filter(|(on, _)| *on).map(|(_, w)| w)
+}
+
 /// Offloads in use, and what this kernel refused.
 pub(super) fn offload_words(o: &tunnel::io::tap::Offloads) -> String {
-    let words = [(o.csum, "checksum"), (o.tso, "TSO"), (o.uso, "USO")];
-    let have: Vec<_> = words.into_iter().filter(|(on, _)| *on).map(|(_, w)| w).collect();
+    let have: Vec<_> = offloads(o).collect();
     let have = if have.is_empty() {
         "no offloads".to_owned()
     } else {
@@ -203,6 +207,9 @@ pub(super) fn port_row(p: &PortInfo) -> api::PortRow {
         },
         bridge: p.bridge.clone(),
         up: p.state == PortState::Up,
+        state: if p.state == PortState::Up { "forwarding" } else { "down" }.into(),
+        mac: p.mac.to_string(),
+        offloads: offloads(&p.offloads).map(str::to_ascii_lowercase).collect(),
         note: port_note(p),
         rx_frames: p.rx_frames,
         tx_frames: p.tx_frames,

@@ -4,6 +4,7 @@
 //! those guests, control socket, ready. Order of an end: control socket, tombstones, links, peer book. Guests stay.
 
 mod calls;
+mod capture;
 mod console;
 mod convert;
 mod doctor;
@@ -16,6 +17,7 @@ mod host;
 mod images;
 mod lans;
 mod links;
+mod look;
 mod metrics;
 mod names;
 mod persist;
@@ -24,6 +26,7 @@ mod run;
 mod service;
 mod slots;
 mod start;
+mod trace;
 mod views;
 mod watch;
 

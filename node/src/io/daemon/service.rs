@@ -96,6 +96,18 @@ impl Service for Node {
         self.one(async move { self.0.evict(&lan, &req.peer).await })
     }
 
+    fn lan_drops(&self, lan: String) -> Answer<'_, api::DropsView> {
+        self.one(async move { self.0.drops_view(&lan).await })
+    }
+
+    fn lan_trace(&self, req: api::TraceRequest) -> Answer<'_, api::TraceView> {
+        self.one(async move { self.0.trace(req).await })
+    }
+
+    fn lan_capture(&self, lan: String, req: api::CaptureRequest) -> Answer<'_, api::Capture> {
+        self.one(async move { self.0.capture(&lan, req).await })
+    }
+
     fn join(&self, req: api::JoinRequest, progress: Progress) -> Answer<'_, api::JoinResult> {
         self.one(async move { self.0.join_lan(&req.ticket, &progress).await })
     }

@@ -81,6 +81,7 @@ impl Tasks {
         tokio::spawn(d.clone().keep_links());
         tokio::spawn(d.clone().publish_facts());
         tokio::spawn(d.clone().serve_pings());
+        tokio::spawn(d.clone().serve_traces());
     }
 }
 

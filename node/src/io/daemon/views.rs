@@ -1,6 +1,6 @@
 //! What the node shows of itself: status, peers, hosts, LANs, and the round trips of `ping`.
 
-use super::{Daemon, convert, faults, guest_rows, lans, lock, run::millis};
+use super::{Daemon, convert, faults, lans, lock, run::millis};
 use crate::api;
 use std::{collections::BTreeMap, time::Duration};
 use wire::{Fault, FaultKind};
@@ -161,70 +161,6 @@ impl Daemon {
             expires: (mine.role != wire::membership::Role::Owner).then_some(mine.expires.0),
         })
     }
-
-    pub(super) async fn lan_view(&self, name: &str) -> Result<api::LanView, Fault> {
-        let lan = self.find_lan(name)?;
-        let row = self.lan_row(&lan).await?;
-        let links: BTreeMap<_, _> = self.tunnel.links().await.into_iter().collect();
-        let members = lock(&self.lans).members(super::now(), &lan);
-        let member_list = members
-            .into_iter()
-            .map(|m| api::MemberRow {
-                id: m.node.to_string(),
-                name: m.name.map(|n| n.to_string()),
-                role: lans::role(m.role),
-                expires: (m.role != wire::membership::Role::Owner).then_some(m.expires.0),
-                me: m.node == self.me,
-                path: links.get(&m.node).map(|l| convert::path(l.kind)),
-                rtt_ms: links.get(&m.node).map(|l| as_ms(l.rtt)),
-                mtu: None,
-            })
-            .collect();
-        let ports = self.tunnel.ports(&lan).await;
-        let fdb = self
-            .tunnel
-            .fdb(&lan)
-            .await
-            .into_iter()
-            .map(|r| self.fdb_row(&ports, r))
-            .collect();
-        Ok(api::LanView {
-            lan: row,
-            member_list,
-            port_list: ports.iter().map(guest_rows::port_row).collect(),
-            fdb,
-            drops: self
-                .tunnel
-                .drops(&lan)
-                .await
-                .into_iter()
-                .map(|(k, n)| (k.to_string(), n))
-                .collect(),
-        })
-    }
-
-    fn fdb_row(&self, ports: &[tunnel::io::PortInfo], r: tunnel::fdb::FdbRow) -> api::FdbRow {
-        use tunnel::fdb::Place;
-        let (at, peer) = match r.place {
-            Place::Port(id) => (
-                ports
-                    .iter()
-                    .find(|p| p.id == id)
-                    .map_or_else(|| id.to_string(), |p| p.name.clone()),
-                None,
-            ),
-            Place::Node(p) => (self.name_of(p).unwrap_or_else(|| p.to_string()), Some(p.to_string())),
-        };
-        api::FdbRow {
-            mac: r.mac.to_string(),
-            at,
-            peer,
-            age_s: r.age.as_secs(),
-            seq: r.seq,
-            fixed: r.is_static,
-            ips: r.ips.iter().map(ToString::to_string).collect(),
-        }
-    }
 }
 
 fn reply(seq: u32, r: Result<Duration, String>) -> api::PingReply {
@@ -242,7 +178,8 @@ fn reply(seq: u32, r: Result<Duration, String>) -> api::PingReply {
     }
 }
 
-fn as_ms(d: Duration) -> f64 {
+/// Milliseconds, to the microsecond.
+pub(super) fn as_ms(d: Duration) -> f64 {
     (d.as_secs_f64() * 1e6).round() / 1e3
 }
 

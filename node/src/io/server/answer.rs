@@ -14,6 +14,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
+use futures::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::{Semaphore, mpsc};
@@ -113,6 +114,22 @@ pub(super) fn metrics(text: String) -> Response {
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
         text.into(),
     )
+}
+
+/// A capture: its bytes as they come, for as long as somebody reads them.
+pub(super) async fn capture(app: &Arc<App>, input: Input) -> Result<Response, Fault> {
+    let turn = turn(&app.streams, "long operations", defaults::MAX_STREAMS)?;
+    let request = input.body()?;
+    let capture = app.service.lan_capture(input.subject, request).await?;
+    let bytes = capture.map(move |part| {
+        let _held_until_the_end = &turn;
+        Ok::<_, std::convert::Infallible>(part)
+    });
+    Ok(respond(
+        StatusCode::OK,
+        "application/x-pcapng",
+        Body::from_stream(bytes),
+    ))
 }
 
 /// A failure, with the HTTP status of its kind or a nearer one.

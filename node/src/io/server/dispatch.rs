@@ -2,7 +2,7 @@
 
 use super::{
     App,
-    answer::{Input, json, metrics, stream},
+    answer::{self, Input, json, metrics, stream},
 };
 use crate::api::{
     openapi,
@@ -19,6 +19,10 @@ pub(super) async fn dispatch(app: Arc<App>, op: Op, input: Input) -> Result<Resp
         Shape::Stream => {
             input.only(&[ON_DISCONNECT])?;
             long(&app, op, &input)
+        }
+        Shape::Capture => {
+            input.only(&[])?;
+            answer::capture(&app, input).await
         }
         _ => {
             input.only(if op == Op::GuestLogs { &[MAX_BYTES] } else { &[] })?;
@@ -96,6 +100,8 @@ async fn short(app: &App, op: Op, input: Input) -> Result<Response, Fault> {
 async fn lan(app: &App, op: Op, input: Input) -> Result<Response, Fault> {
     let s = &app.service;
     match op {
+        Op::LanDrops => json(&s.lan_drops(input.subject).await?),
+        Op::LanTrace => json(&s.lan_trace(input.body()?).await?),
         Op::Lans => json(&s.lans().await?),
         Op::LanCreate => json(&s.lan_create(input.body()?).await?),
         Op::LanShow => json(&s.lan_show(input.subject).await?),

@@ -19,6 +19,9 @@ use wire::{Fault, FaultKind, UnixMillis};
 /// Columns where nobody says how many.
 const USUAL_WIDTH: usize = 80;
 
+/// Lines where nobody says how many.
+const USUAL_HEIGHT: usize = 24;
+
 /// What can be drawn on this stream.
 pub fn view(stream: &(impl IsTerminal + AsFd)) -> View {
     let tty = stream.is_terminal();
@@ -40,6 +43,14 @@ pub fn view(stream: &(impl IsTerminal + AsFd)) -> View {
         width: if tty { size.unwrap_or(USUAL_WIDTH) } else { USUAL_WIDTH },
         now: UnixMillis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX)),
     }
+}
+
+/// Lines of the terminal on standard output.
+pub fn height() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    size.map(|s| usize::from(s.ws_row))
+        .filter(|h| *h > 0)
+        .unwrap_or(USUAL_HEIGHT)
 }
 
 /// Writes an answer to standard output. A reader that has read enough (`| head`) is no failure.
