@@ -48,6 +48,15 @@ pub fn of(t: &TraceView) -> Verdict {
         (None, _) => here(t, entry),
         (Some(_), _) => there(t, entry),
     };
+    if let Some(port) = &entry.fenced {
+        v.text.push_str(&format!(
+            "; port {port} here had the address too and is cut off with it"
+        ));
+        v.next = Some(format!(
+            "two machines have one address, or a guest runs twice: lanline lan show {}",
+            t.lan
+        ));
+    }
     if entry.frozen {
         v.text
             .push_str("; it moves too often and is frozen where it was: a loop, or two machines with one address");
@@ -200,6 +209,8 @@ mod tests {
             age_s,
             seq: 0,
             frozen: false,
+            stale: false,
+            fenced: None,
             fixed: false,
             ips: vec![],
         }

@@ -226,6 +226,10 @@ pub struct FdbRow {
     pub age_s: u64,
     /// It moved too often and stays where it was for a while.
     pub frozen: bool,
+    /// Its member's link is down: frames to it go nowhere for now.
+    pub stale: bool,
+    /// Name of the port here that had the address too and lost it to `where`.
+    pub fenced: Option<String>,
     /// Mobility sequence (RFC 7432 §15).
     pub seq: u32,
     /// Not learned, but said; never ages.

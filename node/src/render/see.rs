@@ -213,7 +213,7 @@ fn fdb(rows: &[FdbRow], view: &View) -> String {
             f.seq.to_string(),
             addresses(&f.ips),
         ]);
-        if f.frozen {
+        if f.frozen || f.stale || f.fenced.is_some() {
             t.tone(3, Tone::Bad);
         }
     }
@@ -232,11 +232,13 @@ fn known(f: &FdbRow) -> String {
         (FdbKind::Advert, true) => "told, given",
         (FdbKind::Advert, false) => "told",
     };
-    if f.frozen {
-        format!("{kind}, frozen")
-    } else {
-        kind.into()
-    }
+    let wrong = match (f.frozen, f.stale, &f.fenced) {
+        (true, ..) => ", frozen".into(),
+        (_, _, Some(port)) => format!(", fenced at {}", plain(port)),
+        (_, true, _) => ", link down".into(),
+        _ => String::new(),
+    };
+    format!("{kind}{wrong}")
 }
 
 /// IPv4 first, then global IPv6, then what is good on the link alone.

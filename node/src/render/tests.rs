@@ -310,7 +310,7 @@ fn lan_view() -> LanView {
     let entry = |mac: &str, at: &str, peer: Option<&str>, kind: &str, ips: &[&str]| {
         json!({
             "mac": mac, "where": at, "peer": peer, "kind": kind, "vlan": 0, "age_s": 3, "seq": 1, "frozen": false,
-            "static": kind != "learned", "ips": ips,
+            "stale": false, "fenced": null, "static": kind != "learned", "ips": ips,
         })
     };
     serde_json::from_value(json!({
@@ -406,7 +406,7 @@ fn a_stranger_cannot_write_through_a_trace() {
     let end: TraceEnd = serde_json::from_value(json!({
         "node": bad, "name": bad, "rtt_ms": 1.0,
         "entry": {"mac": bad, "where": bad, "peer": bad, "kind": "advert", "vlan": 7, "age_s": 0, "seq": 1,
-                  "frozen": true, "static": false, "ips": [bad]},
+                  "frozen": false, "stale": true, "fenced": bad, "static": false, "ips": [bad]},
         "port": {"name": bad, "kind": bad, "up": false, "note": bad, "rx_frames": 1, "tx_frames": 1},
         "drops": [{"age_ms": 1, "times": 1, "reason": bad, "at": bad, "way": "in", "src": bad, "dst": bad, "bytes": 1,
                    "what": bad}],

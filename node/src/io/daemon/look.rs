@@ -79,10 +79,12 @@ impl Daemon {
                 EntryKind::Learned => api::FdbKind::Learned,
                 EntryKind::Advert => api::FdbKind::Advert,
             },
-            vlan: 0,
+            vlan: r.vlan,
             age_s: r.age.as_secs(),
             seq: r.seq,
             frozen: r.frozen,
+            stale: r.stale,
+            fenced: r.fenced.map(|id| self.label_of(ports, id)),
             fixed: r.is_static,
             ips: r.ips.iter().map(ToString::to_string).collect(),
         }

@@ -198,6 +198,8 @@ impl Daemon {
             age_s: e.age_ms / 1_000,
             seq: e.seq,
             frozen: e.frozen,
+            stale: false,
+            fenced: None,
             fixed: e.kind == TraceKind::Static,
             ips: e.ips.iter().map(ToString::to_string).collect(),
         });
