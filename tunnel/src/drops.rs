@@ -122,6 +122,22 @@ reasons! {
     MadeOverflow = "made_overflow",
     /// The table of addresses is full; the frame itself went on.
     FdbFull = "fdb_full",
+    /// A loop probe: looked at, forwarded nowhere.
+    LoopProbe = "loop_probe",
+    /// A loop probe that its sender did not sign.
+    ProbeForged = "probe_forged",
+    /// A loop probe that was heard before.
+    ProbeReplayed = "probe_replayed",
+    /// More loop probes on one port than are checked.
+    ProbeBudget = "probe_budget",
+    /// The port is new and only listens who else is there.
+    PortListening = "port_listening",
+    /// Another member carries the frames of the port's physical LAN.
+    PortStandby = "port_standby",
+    /// The port is cut: it is part of a loop.
+    PortLoop = "port_loop",
+    /// This node's own sealed traffic, about to enter its own tunnel.
+    SelfEncapsulation = "self_encapsulation",
     /// An advert that may not displace what is known.
     AdvertRefused = "advert_refused",
     /// An advert with an older mobility sequence than is known.

@@ -36,6 +36,7 @@ pub mod defaults;
 pub mod drops;
 pub mod fdb;
 pub mod io;
+pub mod loops;
 pub mod packet;
 pub mod peek;
 pub mod policy;

@@ -1,0 +1,284 @@
+//! One port of the loop guard: what was heard on it, and what follows.
+
+use super::{
+    Around, Cause, Phase,
+    defaults::{
+        CUT_FIRST, CUT_LONGEST, CUT_WINDOW, FLAPS, GUARD_WARN, GUEST_PROBE_EVERY, LISTEN, OVERHEARD, PROBE_CHECKS,
+        PROBE_EVERY, PROBE_FORGET, PROBE_GAP, PROBE_LOST, PROBERS, PROBES_KEPT,
+    },
+};
+use crate::{
+    PortId,
+    budget::Bucket,
+    defaults::AGEING,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+    time::{Duration, Instant},
+};
+use wire::{
+    MacAddr, NodeId,
+    frame::{Boot, Probe},
+};
+
+/// Probes of another LAN's later port that an earlier port bears before it is cut itself.
+pub(super) const PATIENT: u8 = 2;
+
+/// The newest probe of a node on this port.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heard {
+    pub(super) at: Instant,
+    pub(super) boot: Boot,
+    pub(super) counter: u64,
+    pub(super) forwarding: bool,
+    pub(super) reach: bool,
+}
+
+/// The port.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) guest: bool,
+    /// Source of its probes. Not the interface's own address, at which a bridge would take it for its own frame coming back.
+    pub(super) mac: MacAddr,
+    pub(super) phase: Phase,
+    since: Instant,
+    /// End of listening, or of the cut.
+    until: Instant,
+    heard: BTreeMap<NodeId, Heard>,
+    /// Signatures of the newest own probes; nobody can make them up.
+    pub(super) sent: VecDeque<[u8; 64]>,
+    pub(super) next: Instant,
+    last: Option<Instant>,
+    pub(super) checks: Bucket,
+    /// Probes were dropped unread.
+    pub(super) overflowed: Option<Instant>,
+    /// Cuts in a row.
+    pub(super) cuts: u32,
+    opened: Option<Instant>,
+    /// Changes between forwarding and standby.
+    flaps: VecDeque<Instant>,
+    best_since: Option<Instant>,
+    overheard: BTreeMap<MacAddr, (Instant, Option<NodeId>)>,
+    pub(super) other_lan: u8,
+    warned: Option<Instant>,
+}
+
+/// The same for the life of the port, and another on every node and LAN.
+pub(super) fn probe_mac(me: NodeId, lan: &[u8; 32], port: PortId) -> MacAddr {
+    let mut h = DefaultHasher::new();
+    (me, lan, port.0).hash(&mut h);
+    let [a, b, c, d, e, f, ..] = h.finish().to_be_bytes();
+    MacAddr::local_from(&[a, b, c, d, e, f])
+}
+
+impl Port {
+    pub(super) fn new(now: Instant, guest: bool, mac: MacAddr, listen: bool) -> Self {
+        Self {
+            guest,
+            mac,
+            phase: if listen { Phase::Listening } else { Phase::Forwarding },
+            since: now,
+            until: now + LISTEN,
+            heard: BTreeMap::new(),
+            sent: VecDeque::new(),
+            next: now,
+            last: None,
+            checks: Bucket::new(PROBE_CHECKS, PROBE_CHECKS),
+            overflowed: None,
+            cuts: 0,
+            opened: None,
+            flaps: VecDeque::new(),
+            best_since: None,
+            overheard: BTreeMap::new(),
+            other_lan: 0,
+            warned: None,
+        }
+    }
+
+    /// Was this probe, or a later one of its sender, heard on this port before?
+    pub(super) fn is_replay(&self, now: Instant, said: &Probe) -> bool {
+        self.heard.get(&said.node).is_some_and(|h| {
+            let older = (said.boot, said.counter) <= (h.boot, h.counter);
+            // A node whose clock was set back before it started again is believed after a while.
+            let forgotten = said.boot != h.boot && now.duration_since(h.at) >= PROBE_FORGET;
+            older && !forgotten
+        })
+    }
+
+    /// Remembers a checked probe; true if its sender was not heard lately.
+    pub(super) fn remember(&mut self, now: Instant, said: &Probe) -> bool {
+        let before = self.heard.insert(said.node, Heard::of(now, said));
+        if self.heard.len() > PROBERS {
+            let oldest = self.heard.iter().min_by_key(|(_, h)| h.at).map(|(n, _)| *n);
+            if let Some(n) = oldest {
+                self.heard.remove(&n);
+            }
+        }
+        before.is_none_or(|h| now.duration_since(h.at) >= PROBE_LOST)
+    }
+
+    fn living(&self, now: Instant) -> impl Iterator<Item = (&NodeId, &Heard)> {
+        self.heard
+            .iter()
+            .filter(move |(_, h)| now.duration_since(h.at) < PROBE_LOST)
+    }
+
+    /// Members heard lately.
+    pub(super) fn live(&self, now: Instant) -> BTreeSet<NodeId> {
+        self.living(now).map(|(n, _)| *n).collect()
+    }
+
+    /// Is there a link to a member that is not on this segment?
+    pub(super) fn reach(&self, now: Instant, around: Around<'_>) -> bool {
+        let here = self.live(now);
+        around.members.intersection(around.links).any(|m| !here.contains(m))
+    }
+
+    fn enter(&mut self, now: Instant, phase: Phase) {
+        self.phase = phase;
+        self.since = now;
+        self.best_since = None;
+    }
+
+    /// Cuts the port. If it was not cut yet: for how long, so that it can be said.
+    pub(super) fn cut(&mut self, now: Instant, cause: Cause) -> Option<Duration> {
+        let known = matches!(self.phase, Phase::Cut(_));
+        if !known {
+            let again = self.opened.is_some_and(|at| now.duration_since(at) < CUT_WINDOW);
+            self.cuts = if again { self.cuts.saturating_add(1) } else { 1 };
+            self.enter(now, Phase::Cut(cause));
+        }
+        let doubled = CUT_FIRST.saturating_mul(1 << (self.cuts - 1).min(10));
+        let pause = doubled.min(CUT_LONGEST);
+        self.until = now + pause;
+        (!known).then_some(pause)
+    }
+
+    /// What the port does from now on, by what was heard.
+    pub(super) fn elect(&mut self, now: Instant, me: NodeId, reach: bool) {
+        match self.phase {
+            Phase::Cut(_) if now < self.until => return,
+            Phase::Cut(_) => {
+                self.opened = Some(now);
+                self.other_lan = 0;
+                self.enter(now, if self.guest { Phase::Forwarding } else { Phase::Listening });
+                self.until = now + LISTEN;
+            }
+            _ => {}
+        }
+        if self.guest {
+            return;
+        }
+        let mine = (!reach, self.phase != Phase::Forwarding, me);
+        let best = self.living(now).map(|(n, h)| (!h.reach, !h.forwarding, *n)).min();
+        if let Some((.., df)) = best.filter(|b| *b < mine) {
+            self.best_since = None;
+            if self.phase == Phase::Forwarding {
+                self.note_flap(now);
+            }
+            if self.phase != Phase::Standby(df) {
+                let since = if let Phase::Standby(_) = self.phase { self.since } else { now };
+                self.enter(now, Phase::Standby(df));
+                self.since = since;
+            }
+            return;
+        }
+        let best_since = *self.best_since.get_or_insert(now);
+        let steps_in = match self.phase {
+            Phase::Forwarding | Phase::Cut(_) => false,
+            Phase::Listening => now >= self.until && self.is_unclaimed(now, best_since),
+            Phase::Standby(_) => self.may_step_in(now, best_since),
+        };
+        if steps_in {
+            if let Phase::Standby(_) = self.phase {
+                self.note_flap(now);
+            }
+            self.enter(now, Phase::Forwarding);
+        }
+    }
+
+    /// Nobody else claims to forward; or one that should not, and that does not hear us.
+    fn is_unclaimed(&self, now: Instant, best_since: Instant) -> bool {
+        let claimed = self.living(now).any(|(_, h)| h.forwarding);
+        !claimed || now.duration_since(best_since) >= PROBE_LOST
+    }
+
+    /// The forwarder is gone for certain (no probe went unread), and the port has not gone to and fro too often.
+    fn may_step_in(&self, now: Instant, best_since: Instant) -> bool {
+        let unread = self.overflowed.is_some_and(|at| now.duration_since(at) < PROBE_LOST);
+        self.is_unclaimed(now, best_since) && !unread && now.duration_since(self.since) >= self.hold()
+    }
+
+    fn note_flap(&mut self, now: Instant) {
+        self.flaps.retain(|at| now.duration_since(*at) < CUT_WINDOW);
+        self.flaps.push_back(now);
+    }
+
+    /// How long to stand by at least: nothing at first, then doubling.
+    fn hold(&self) -> Duration {
+        let extra = self.flaps.len().saturating_sub(FLAPS);
+        if extra == 0 {
+            return Duration::ZERO;
+        }
+        CUT_FIRST.saturating_mul(1 << extra.min(10)).min(CUT_LONGEST)
+    }
+
+    /// Somebody speaks on the port while it carries nothing: remembered for when it does.
+    pub(super) fn overhear(&mut self, now: Instant, mac: MacAddr) {
+        if self.guest || !mac.is_valid_source() || (self.overheard.len() >= OVERHEARD && !self.overheard.contains_key(&mac)) {
+            return;
+        }
+        let forwarder = match self.phase {
+            Phase::Standby(df) => Some(df),
+            _ => None,
+        };
+        self.overheard.insert(mac, (now, forwarder));
+    }
+
+    /// Who was overheard within the ageing time, and who forwarded then.
+    pub(super) fn take_overheard(&mut self, now: Instant) -> Vec<(MacAddr, Option<NodeId>)> {
+        let all = std::mem::take(&mut self.overheard);
+        let fresh = all.into_iter().filter(|(_, (at, _))| now.duration_since(*at) < AGEING);
+        fresh.map(|(mac, (_, df))| (mac, df)).collect()
+    }
+
+    /// The next probe goes out at once, or as soon as the last one is a moment ago.
+    pub(super) fn probe_soon(&mut self, now: Instant) {
+        let at = self.last.map_or(now, |last| now.max(last + PROBE_GAP));
+        self.next = self.next.min(at);
+    }
+
+    pub(super) fn sent_one(&mut self, now: Instant, signature: [u8; 64]) {
+        if self.sent.len() >= PROBES_KEPT {
+            self.sent.pop_front();
+        }
+        self.sent.push_back(signature);
+        self.last = Some(now);
+        let listens = self.phase == Phase::Listening;
+        self.next = now
+            + match (self.guest, listens) {
+                (true, _) => GUEST_PROBE_EVERY,
+                (false, true) => LISTEN / 2,
+                (false, false) => PROBE_EVERY,
+            };
+    }
+
+    /// A warning about this port may be said again.
+    pub(super) fn may_warn(&mut self, now: Instant) -> bool {
+        let may = self.warned.is_none_or(|at| now.duration_since(at) >= GUARD_WARN);
+        if may {
+            self.warned = Some(now);
+        }
+        may
+    }
+
+    /// When something is to be done; `tick` while it depends on others.
+    pub(super) fn due(&self, tick: Instant) -> Instant {
+        match self.phase {
+            Phase::Forwarding if self.heard.is_empty() => self.next,
+            Phase::Forwarding | Phase::Standby(_) => self.next.min(tick),
+            Phase::Listening | Phase::Cut(_) => self.next.min(self.until).min(tick),
+        }
+    }
+}
