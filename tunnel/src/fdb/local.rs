@@ -114,6 +114,11 @@ impl Fdb {
         self.ports.remove(&port);
     }
 
+    /// The port carries nothing for now: what was learned on it is withdrawn, what was given to it stays.
+    pub fn clear_port(&mut self, now: Instant, port: PortId) {
+        self.withdraw_where(now, |e| e.place == Place::Port(port) && !e.is_static);
+    }
+
     /// An IP address was seen with a local address; true if it is news. The oldest of more than eight goes.
     pub fn note_ip(&mut self, key: Key, ip: IpAddr) -> bool {
         let Some(e) = self.entries.get_mut(&key) else {

@@ -52,6 +52,10 @@ impl Pump {
         for peer in self.links.keys() {
             switch.link_up(now, *peer);
         }
+        if let Some(identity) = &self.identity {
+            switch.arm_guard(now, identity.clone(), id.digest());
+        }
+        switch.set_underlay(self.underlay.clone());
         self.fabric.lans.insert(
             tag,
             Lan {
@@ -147,7 +151,7 @@ impl Pump {
         self.fabric
             .ports
             .get(&id)
-            .map(|p| p.info(id))
+            .map(|p| self.port_info(id, p))
             .ok_or(PortError::NoPort(id))
     }
 
@@ -217,7 +221,7 @@ impl Pump {
             .ports
             .iter()
             .filter(|(_, p)| p.lan == tag)
-            .map(|(id, p)| p.info(*id))
+            .map(|(id, p)| self.port_info(*id, p))
             .collect()
     }
 

@@ -12,6 +12,7 @@ mod after;
 mod commands;
 mod error;
 mod fabric;
+mod guard;
 mod guest;
 mod link;
 mod pump;

@@ -17,6 +17,7 @@ use crate::{
     coalesce::Coalescer,
     defaults::{ALL_QUEUES_BYTES, EVENTS, PATIENCE, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
     packet::Packet,
+    loops::{Identity, Underlay},
     switch::SwitchEvent,
 };
 use bytes::Bytes;
@@ -49,6 +50,8 @@ pub(super) struct Pump {
     pub(super) links: BTreeMap<NodeId, LinkIo>,
     pub(super) next_port: u32,
     pub(super) drops: Drops,
+    pub(super) identity: Option<Identity>,
+    pub(super) underlay: Underlay,
     timer: Pin<Box<Sleep>>,
     frame: Vec<u8>,
     merge: Coalescer,
@@ -67,6 +70,8 @@ impl Pump {
             links: BTreeMap::new(),
             next_port: 0,
             drops: Drops::default(),
+            identity: None,
+            underlay: Underlay::default(),
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             frame: vec![0; MAX_FRAME + 1],
             merge: Coalescer::default(),
@@ -297,6 +302,7 @@ impl Pump {
 
     pub(super) fn drain_events(&mut self) {
         let mut said = Vec::new();
+        let mut guard = Vec::new();
         let Fabric { lans, ports, .. } = &mut self.fabric;
         for lan in lans.values_mut() {
             while let Some(e) = lan.switch.poll_event() {
@@ -317,6 +323,7 @@ impl Pump {
                         tracing::info!(%lan, %mac, %port, "a guest has its address again");
                         said.push(TunnelEvent::Unfenced { lan, port, mac });
                     }
+                    SwitchEvent::Guard(what) => guard.push((lan, what)),
                     SwitchEvent::Address(port, ip, learned) => {
                         if let Some(Port {
                             io: PortIo::Guest { guest, .. },
@@ -333,6 +340,7 @@ impl Pump {
                 }
             }
         }
+        said.extend(guard.into_iter().map(|(lan, what)| self.fabric.guard_event(lan, what)));
         for e in said {
             self.say(e);
         }

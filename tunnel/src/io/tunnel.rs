@@ -4,6 +4,7 @@ use super::{EchoError, LanError, PortError, pump::Pump, tap::Offloads};
 use crate::{
     FdbRow, PortId,
     defaults::{COMMANDS, EVENTS},
+    loops::{GuardEvent, Identity, Underlay},
     snoop::Learned,
 };
 use serde::Serialize;
@@ -68,6 +69,12 @@ pub enum PortState {
     Up,
     /// The guest's socket is not open, and why not.
     Connecting(String),
+    /// None pass yet: the port is new and finds out who else is on its segment.
+    Listening,
+    /// None pass: another member carries the frames of this physical LAN; says which.
+    Standby(String),
+    /// None pass: the port is part of a loop; says where.
+    Loop(String),
 }
 
 /// A port, for people and for the API.
@@ -165,6 +172,15 @@ pub enum TunnelEvent {
         /// The address.
         mac: MacAddr,
     },
+    /// The loop guard found something, or a port carries frames, or none, for its sake.
+    Guard {
+        /// The LAN.
+        lan: LanId,
+        /// What.
+        what: GuardEvent,
+        /// In words, with the ports' names.
+        why: String,
+    },
 }
 
 type Command = Box<dyn FnOnce(&mut Pump, Instant) + Send>;
@@ -197,6 +213,21 @@ impl Tunnel {
         let run = move |pump: &mut Pump, now: Instant| drop(tx.send(f(pump, now)));
         self.commands.send(Box::new(run)).await.ok()?;
         rx.await.ok()
+    }
+
+    /// Begins to look for loops on all LANs, in this node's name.
+    pub async fn arm_guard(&self, id: Identity) {
+        self.call(move |p, now| p.arm_guard(now, id)).await;
+    }
+
+    /// Where this node's own sealed traffic comes from: it never enters by a TAP.
+    pub async fn set_underlay(&self, underlay: Underlay) {
+        self.call(move |p, _| p.set_underlay(underlay)).await;
+    }
+
+    /// Members that were heard on the wire of one of this node's ports: neighbours of this machine.
+    pub async fn neighbours(&self) -> BTreeSet<NodeId> {
+        self.call(|p, now| p.neighbours(now)).await.unwrap_or_default()
     }
 
     /// Adds a LAN without ports and members; again is no change.

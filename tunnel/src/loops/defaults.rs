@@ -18,8 +18,10 @@ pub const GUARD_TICK: Duration = Duration::from_millis(500);
 pub const PROBE_CHECKS: u32 = 150;
 /// Nodes that are remembered on one port; those not heard for the longest time give way.
 pub const PROBERS: usize = 64;
-/// Own probes that are recognised when they come back: half a minute on a port.
-pub const PROBES_KEPT: usize = 16;
+/// An own probe that comes back within this time is a loop; later, somebody recorded it.
+pub const PROBE_ECHO: Duration = Duration::from_secs(5);
+/// Own probes of one port that are remembered: all of [`PROBE_ECHO`], even if each came as soon as may be.
+pub const PROBES_KEPT: usize = 20;
 /// After this, a node that comes with an older clock is believed again.
 pub const PROBE_FORGET: Duration = Duration::from_secs(600);
 /// First pause of a port that was cut for a loop, and the longest after doublings.
@@ -40,10 +42,10 @@ pub const REPEAT_SLOTS: usize = 1_024;
 /// Bytes of such a frame that are compared, and its length.
 pub const REPEAT_BYTES: usize = 512;
 /// Different frames that came both by a port and by a link within [`REPEAT_WINDOW`], and make a loop.
-pub const REPEATS: u32 = 16;
+pub const REPEATS: u32 = 4;
 /// See [`REPEATS`].
 pub const REPEAT_WINDOW: Duration = Duration::from_secs(10);
-/// Copies of one frame each way within a second that make a loop.
+/// Copies of one frame, some by a port and some by a link, within a second that make a loop.
 pub const COPIES: u32 = 8;
 /// DHCP servers and routers that are remembered.
 pub const SERVERS: usize = 64;

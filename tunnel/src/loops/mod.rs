@@ -34,7 +34,7 @@ pub use events::{Cause, GuardEvent, Phase};
 pub use services::{Clash, Service};
 pub use underlay::Underlay;
 
-use crate::{DropReason, PortId, switch::Ingress};
+use crate::{DropReason, PortId, fdb::Key, switch::Ingress};
 use bytes::Bytes;
 use defaults::GUARD_TICK;
 use port::{Heard, Port};
@@ -45,7 +45,7 @@ use std::{
     time::Instant,
 };
 use wire::{
-    MacAddr, NodeId, NodeKey,
+    NodeId, NodeKey,
     frame::{Boot, Frame, Probe, SignedProbe},
 };
 
@@ -73,7 +73,7 @@ pub enum Change {
     /// The port carries nothing any more: withdraw what was learned on it.
     Block(PortId),
     /// The port carries frames now; these addresses were seen on it while it did not, and this member forwarded then.
-    Open(PortId, Vec<(MacAddr, Option<NodeId>)>),
+    Open(PortId, Vec<(Key, Option<NodeId>)>),
 }
 
 /// The guard. Without [`Guard::arm`] it sends nothing and every port forwards.
@@ -173,7 +173,7 @@ impl Guard {
         match p.phase.blocks() {
             None => Ok(()),
             Some(why) => {
-                p.overhear(now, frame.src());
+                p.overhear(now, Key::source(frame));
                 Err(why)
             }
         }
@@ -209,16 +209,16 @@ impl Guard {
         let port = match from {
             Ingress::Port(port) if !tagged => port,
             Ingress::Port(_) => return DropReason::LoopProbe,
-            Ingress::Link(peer) => return self.probe_from_link(now, peer, &read),
+            Ingress::Link(peer) => return self.probe_from_link(now, peer, frame.payload()),
         };
         let said = &read.probe;
         if said.node == self.me && said.boot == boot && said.lan == self.lan {
-            return match self.sender_of(&read.signature) {
+            return match self.sender_of(now, frame.payload()) {
                 Some(left_by) => {
                     self.own_probe(now, left_by, port);
                     DropReason::LoopProbe
                 }
-                None => DropReason::ProbeForged,
+                None => DropReason::ProbeReplayed,
             };
         }
         let of_member = said.lan == self.lan && around.members.contains(&said.node);
@@ -237,8 +237,8 @@ impl Guard {
         DropReason::LoopProbe
     }
 
-    fn sender_of(&self, signature: &[u8; 64]) -> Option<PortId> {
-        let sent = self.ports.iter().find(|(_, p)| p.sent.contains(signature));
+    fn sender_of(&self, now: Instant, payload: &[u8]) -> Option<PortId> {
+        let sent = self.ports.iter().find(|(_, p)| p.is_echo(now, payload));
         sent.map(|(id, _)| *id)
     }
 
@@ -260,8 +260,8 @@ impl Guard {
     }
 
     /// No honest node lets a probe through, so something carries frames around the members' guards.
-    fn probe_from_link(&mut self, now: Instant, peer: NodeId, read: &SignedProbe) -> DropReason {
-        if let Some(port) = self.sender_of(&read.signature) {
+    fn probe_from_link(&mut self, now: Instant, peer: NodeId, payload: &[u8]) -> DropReason {
+        if let Some(port) = self.sender_of(now, payload) {
             let warn = self.ports.get_mut(&port).is_some_and(|p| p.may_warn(now));
             if warn {
                 self.events.push_back(GuardEvent::Leak { port, peer });
@@ -387,9 +387,9 @@ impl Guard {
             boot: id.boot,
             counter: self.counter,
         };
-        let (signature, frame) = probe.seal(&id.key, p.mac);
-        p.sent_one(now, signature);
-        self.probes.push_back((port, frame.into()));
+        let frame = Bytes::from(probe.seal(&id.key, p.mac));
+        p.sent_one(now, frame.clone());
+        self.probes.push_back((port, frame));
     }
 
     /// Recounts what depends on the ports together.

@@ -3,7 +3,7 @@
 use super::{
     Around, Cause, Phase,
     defaults::{
-        CUT_FIRST, CUT_LONGEST, CUT_WINDOW, FLAPS, GUARD_WARN, GUEST_PROBE_EVERY, LISTEN, OVERHEARD, PROBE_CHECKS,
+        CUT_FIRST, CUT_LONGEST, CUT_WINDOW, FLAPS, GUARD_WARN, GUEST_PROBE_EVERY, LISTEN, OVERHEARD, PROBE_CHECKS, PROBE_ECHO,
         PROBE_EVERY, PROBE_FORGET, PROBE_GAP, PROBE_LOST, PROBERS, PROBES_KEPT,
     },
 };
@@ -11,7 +11,9 @@ use crate::{
     PortId,
     budget::Bucket,
     defaults::AGEING,
+    fdb::Key,
 };
+use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
@@ -19,7 +21,7 @@ use std::{
 };
 use wire::{
     MacAddr, NodeId,
-    frame::{Boot, Probe},
+    frame::{Boot, MIN_FRAME, Probe},
 };
 
 /// Probes of another LAN's later port that an earlier port bears before it is cut itself.
@@ -45,9 +47,10 @@ pub(super) struct Port {
     since: Instant,
     /// End of listening, or of the cut.
     until: Instant,
-    heard: BTreeMap<NodeId, Heard>,
-    /// Signatures of the newest own probes; nobody can make them up.
-    pub(super) sent: VecDeque<[u8; 64]>,
+    /// By node, and whether it left by a guest's port there.
+    heard: BTreeMap<(NodeId, bool), Heard>,
+    /// The newest own probes; nobody can make them up.
+    sent: VecDeque<(Instant, Bytes)>,
     pub(super) next: Instant,
     last: Option<Instant>,
     pub(super) checks: Bucket,
@@ -59,7 +62,7 @@ pub(super) struct Port {
     /// Changes between forwarding and standby.
     flaps: VecDeque<Instant>,
     best_since: Option<Instant>,
-    overheard: BTreeMap<MacAddr, (Instant, Option<NodeId>)>,
+    overheard: BTreeMap<Key, (Instant, Option<NodeId>)>,
     pub(super) other_lan: u8,
     warned: Option<Instant>,
 }
@@ -98,7 +101,7 @@ impl Port {
 
     /// Was this probe, or a later one of its sender, heard on this port before?
     pub(super) fn is_replay(&self, now: Instant, said: &Probe) -> bool {
-        self.heard.get(&said.node).is_some_and(|h| {
+        self.heard.get(&(said.node, said.guest)).is_some_and(|h| {
             let older = (said.boot, said.counter) <= (h.boot, h.counter);
             // A node whose clock was set back before it started again is believed after a while.
             let forgotten = said.boot != h.boot && now.duration_since(h.at) >= PROBE_FORGET;
@@ -108,7 +111,7 @@ impl Port {
 
     /// Remembers a checked probe; true if its sender was not heard lately.
     pub(super) fn remember(&mut self, now: Instant, said: &Probe) -> bool {
-        let before = self.heard.insert(said.node, Heard::of(now, said));
+        let before = self.heard.insert((said.node, said.guest), Heard::of(now, said));
         if self.heard.len() > PROBERS {
             let oldest = self.heard.iter().min_by_key(|(_, h)| h.at).map(|(n, _)| *n);
             if let Some(n) = oldest {
@@ -118,10 +121,12 @@ impl Port {
         before.is_none_or(|h| now.duration_since(h.at) >= PROBE_LOST)
     }
 
+    /// Members with a port on this segment that is not a guest's: a guest may be bridged to anywhere, by anybody.
     fn living(&self, now: Instant) -> impl Iterator<Item = (&NodeId, &Heard)> {
         self.heard
             .iter()
-            .filter(move |(_, h)| now.duration_since(h.at) < PROBE_LOST)
+            .filter(move |((_, guest), h)| !guest && now.duration_since(h.at) < PROBE_LOST)
+            .map(|((n, _), h)| (n, h))
     }
 
     /// Members heard lately.
@@ -225,22 +230,23 @@ impl Port {
     }
 
     /// Somebody speaks on the port while it carries nothing: remembered for when it does.
-    pub(super) fn overhear(&mut self, now: Instant, mac: MacAddr) {
-        if self.guest || !mac.is_valid_source() || (self.overheard.len() >= OVERHEARD && !self.overheard.contains_key(&mac)) {
+    pub(super) fn overhear(&mut self, now: Instant, key: Key) {
+        let full = self.overheard.len() >= OVERHEARD && !self.overheard.contains_key(&key);
+        if self.guest || full {
             return;
         }
         let forwarder = match self.phase {
             Phase::Standby(df) => Some(df),
             _ => None,
         };
-        self.overheard.insert(mac, (now, forwarder));
+        self.overheard.insert(key, (now, forwarder));
     }
 
     /// Who was overheard within the ageing time, and who forwarded then.
-    pub(super) fn take_overheard(&mut self, now: Instant) -> Vec<(MacAddr, Option<NodeId>)> {
+    pub(super) fn take_overheard(&mut self, now: Instant) -> Vec<(Key, Option<NodeId>)> {
         let all = std::mem::take(&mut self.overheard);
         let fresh = all.into_iter().filter(|(_, (at, _))| now.duration_since(*at) < AGEING);
-        fresh.map(|(mac, (_, df))| (mac, df)).collect()
+        fresh.map(|(key, (_, df))| (key, df)).collect()
     }
 
     /// The next probe goes out at once, or as soon as the last one is a moment ago.
@@ -249,11 +255,17 @@ impl Port {
         self.next = self.next.min(at);
     }
 
-    pub(super) fn sent_one(&mut self, now: Instant, signature: [u8; 64]) {
+    /// Did this leave here a moment ago? What comes back later was recorded, and proves no loop.
+    pub(super) fn is_echo(&self, now: Instant, payload: &[u8]) -> bool {
+        let mut fresh = self.sent.iter().filter(|(at, _)| now.duration_since(*at) < PROBE_ECHO);
+        fresh.any(|(_, f)| f.get(MIN_FRAME..).is_some_and(|sent| payload.starts_with(sent)))
+    }
+
+    pub(super) fn sent_one(&mut self, now: Instant, frame: Bytes) {
         if self.sent.len() >= PROBES_KEPT {
             self.sent.pop_front();
         }
-        self.sent.push_back(signature);
+        self.sent.push_back((now, frame));
         self.last = Some(now);
         let listens = self.phase == Phase::Listening;
         self.next = now

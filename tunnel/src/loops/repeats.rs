@@ -2,7 +2,7 @@
 //!
 //! A frame enters a LAN at one place. If the same bytes come in by a port of this node and by a link, something outside
 //! carries them round. One such frame may be a host that moved; [`REPEATS`] of them within [`REPEAT_WINDOW`], or one that
-//! comes [`COPIES`] times both ways within a second, are a loop. Frames that repeat on one way alone never count: ARP
+//! comes [`COPIES`] times in all within a second, are a loop. Frames that repeat on one way alone never count: ARP
 //! retries, beacons and storms are that way, and have budgets of their own.
 
 use super::defaults::{COPIES, REPEAT_BYTES, REPEAT_SLOTS, REPEAT_WINDOW, REPEATS};
@@ -89,7 +89,7 @@ impl Repeats {
         }
         *slot = Some(s);
         let (port, peer) = (s.port?, s.peer?);
-        let mut fires = s.by_port.min(s.by_link) >= COPIES;
+        let mut fires = s.by_port.saturating_add(s.by_link) >= COPIES;
         if !came_both_ways {
             fires |= self.one_more(now);
         }

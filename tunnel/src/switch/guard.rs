@@ -2,8 +2,9 @@
 
 use super::{Ingress, PortId, Switch, SwitchEvent, Target};
 use crate::{
-    DropReason,
-    loops::{Around, Change, Guard, Identity, Phase, Underlay},
+    DropReason, Place,
+    fdb::Key,
+    loops::{Around, Change, Identity, Phase, Underlay},
 };
 use std::{collections::BTreeSet, time::Instant};
 use wire::{
@@ -44,9 +45,20 @@ impl Switch {
             self.apply_guard(now);
             return Err(why);
         }
-        if let Ingress::Port(port) = from {
-            self.guard.check_port(now, port, frame)?;
+        match from {
+            Ingress::Port(port) => {
+                let passes = self.guard.check_port(now, port, frame);
+                if passes == Err(DropReason::SelfEncapsulation) {
+                    self.apply_guard(now);
+                }
+                passes
+            }
+            Ingress::Link(_) => Ok(()),
         }
+    }
+
+    /// Loop guard: looks for frames that come round.
+    pub(super) fn check_seen(&mut self, now: Instant, from: Ingress, frame: &Frame<'_>) -> Result<(), DropReason> {
         if self.guard.check_seen(now, from, frame) {
             self.apply_guard(now);
             if let Ingress::Port(port) = from {
@@ -60,7 +72,7 @@ impl Switch {
     pub(super) fn apply_guard(&mut self, now: Instant) {
         while let Some(change) = self.guard.poll_change() {
             match change {
-                Change::Block(port) => self.fdb.remove_port(now, port),
+                Change::Block(port) => self.fdb.clear_port(now, port),
                 Change::Open(port, overheard) => self.open_port(now, port, &overheard),
             }
             self.advertise(now);
@@ -75,24 +87,27 @@ impl Switch {
 
     /// The port carries frames again. What was overheard on it is claimed at once, so that the other members need not
     /// wait for each machine's next word; but nothing that another member than the last forwarder vouches for.
-    fn open_port(&mut self, now: Instant, port: PortId, overheard: &[(wire::MacAddr, Option<NodeId>)]) {
-        let given = self.ports.get(&port).and_then(|p| p.guest.as_ref());
-        for mac in given.iter().flat_map(|g| g.macs()) {
-            self.fdb.add_static(now, *mac, port);
-        }
-        for (mac, forwarder) in overheard {
-            let elsewhere = match self.fdb.lookup(*mac) {
-                Some(crate::Place::Node(n)) => Some(n) != *forwarder,
-                Some(crate::Place::Port(_)) => true,
+    fn open_port(&mut self, now: Instant, port: PortId, overheard: &[(Key, Option<NodeId>)]) {
+        for (key, forwarder) in overheard {
+            let elsewhere = match self.fdb.origin(*key) {
+                Some((Place::Node(n), is_static)) => is_static || Some(n) != *forwarder,
+                Some((Place::Port(_), _)) => true,
                 None => false,
             };
-            if !elsewhere && self.fdb.learn(now, *mac, port).is_err() {
-                self.drops.count(DropReason::FdbFull);
+            if !elsewhere && let Err(why) = self.fdb.learn(now, *key, port) {
+                self.drops.count(why);
             }
         }
+        self.follow(now);
     }
 
-    pub(super) fn new_guard(me: NodeId) -> Guard {
-        Guard::new(me)
+    /// Probes that are due, and ports whose time has come.
+    pub(super) fn guard_timeout(&mut self, now: Instant) {
+        let around = Around {
+            members: &self.members,
+            links: &self.links,
+        };
+        self.guard.handle_timeout(now, around);
+        self.apply_guard(now);
     }
 }

@@ -14,6 +14,7 @@
 mod admit;
 mod announce;
 mod follow;
+mod guard;
 mod made;
 mod moved;
 mod route;
@@ -26,6 +27,7 @@ use crate::{
     budget::Bucket,
     defaults::{ADVERT_GAP, PORTS, REFRESH, SWEEP, URGENT_BURST, URGENT_RATE},
     fdb::Fdb,
+    loops::{Guard, GuardEvent},
     packet::Packet,
     policy::GuestPolicy,
     snoop::Learned,
@@ -106,6 +108,8 @@ pub enum SwitchEvent {
         /// The address.
         mac: MacAddr,
     },
+    /// The loop guard has something to say.
+    Guard(GuardEvent),
 }
 
 /// Why [`Switch::poll_timeout`] wants to be called.
@@ -119,6 +123,8 @@ pub enum Timer {
     Advertise,
     /// Frames that wait for the new place of an address.
     Move,
+    /// Loop probes.
+    Guard,
 }
 
 #[derive(Debug)]
@@ -136,6 +142,7 @@ pub struct Switch {
     links: BTreeSet<NodeId>,
     budgets: BTreeMap<Ingress, Budget>,
     drops: Drops,
+    guard: Guard,
     events: VecDeque<SwitchEvent>,
     /// Made by timers and adverts, for [`Switch::poll_made`].
     made: VecDeque<Made>,
@@ -162,6 +169,7 @@ impl Switch {
             links: BTreeSet::new(),
             budgets: BTreeMap::new(),
             drops: Drops::default(),
+            guard: Guard::new(me),
             events: VecDeque::new(),
             made: VecDeque::new(),
             moved: moved::Moved::default(),
@@ -192,6 +200,7 @@ impl Switch {
         for mac in guest.iter().flat_map(|g| g.macs()) {
             self.fdb.add_static(now, *mac, port);
         }
+        self.guard.add_port(now, port, guest.is_some());
         self.ports.insert(
             port,
             Port {
@@ -212,6 +221,7 @@ impl Switch {
     /// Removes a port and withdraws what was behind it.
     pub fn remove_port(&mut self, now: Instant, port: PortId) {
         self.ports.remove(&port);
+        self.guard.remove_port(now, port);
         self.budgets.remove(&Ingress::Port(port));
         self.fdb.remove_port(now, port);
         self.follow(now);
@@ -275,11 +285,14 @@ impl Switch {
         decided
     }
 
-    /// The stages, in this order: sanity, sender's policy, loop guard, source and learning, suppression, route.
+    /// The stages, in this order: sanity, ports that carry nothing, sender's policy, frames that come round, source and
+    /// learning, suppression, route.
     fn decide(&mut self, now: Instant, from: Ingress, packet: &Packet<'_>, out: &mut Egress) -> Result<(), DropReason> {
         let frame = packet.frame();
         self.check_sane(from, frame)?;
+        self.check_loops(now, from, frame)?;
         self.check_policy(from, frame)?;
+        self.check_seen(now, from, frame)?;
         self.check_source(now, from, frame)?;
         self.note_addresses(from, frame);
         self.route(now, from, packet, out)
@@ -300,6 +313,7 @@ impl Switch {
                 self.events.push_back(SwitchEvent::Advertise(part.to_vec()));
             }
         }
+        self.guard_timeout(now);
         self.advertise(now);
     }
 
@@ -311,6 +325,7 @@ impl Switch {
             Some((self.refresh_at, Timer::Refresh)),
             adverts.then_some((self.advertise_at, Timer::Advertise)),
             self.moved.poll_timeout().map(|at| (at, Timer::Move)),
+            self.guard.poll_timeout().map(|at| (at, Timer::Guard)),
         ]
         .into_iter()
         .flatten()

@@ -56,10 +56,13 @@ impl Switch {
     fn route_unicast(&self, from: Ingress, place: Place, out: &mut Egress) -> Result<(), DropReason> {
         match place {
             Place::Port(to) if from == Ingress::Port(to) => Err(DropReason::SamePort),
-            Place::Port(to) => {
-                out.ports.push(to);
-                Ok(())
-            }
+            Place::Port(to) => match self.guard.blocks(to) {
+                Some(why) => Err(why),
+                None => {
+                    out.ports.push(to);
+                    Ok(())
+                }
+            },
             Place::Node(to) if !self.members.contains(&to) || !self.links.contains(&to) => Err(DropReason::NoLink),
             Place::Node(to) => {
                 out.links.push(to);
@@ -85,8 +88,8 @@ impl Switch {
     }
 
     fn route_to_all(&self, from: Ingress, out: &mut Egress) -> Result<(), DropReason> {
-        out.ports
-            .extend(self.ports.keys().filter(|p| from != Ingress::Port(**p)));
+        let others = self.ports.keys().filter(|p| from != Ingress::Port(**p));
+        out.ports.extend(others.filter(|p| self.guard.blocks(**p).is_none()));
         if let Ingress::Port(_) = from {
             out.links.extend(self.members.intersection(&self.links));
         }

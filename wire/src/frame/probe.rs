@@ -93,11 +93,11 @@ impl Probe {
     }
 
     /// Signs it, and makes the frame with this source.
-    pub fn seal(&self, key: &NodeKey, src: MacAddr) -> ([u8; 64], Vec<u8>) {
+    pub fn seal(&self, key: &NodeKey, src: MacAddr) -> Vec<u8> {
         let bytes = self.signed_bytes();
         let signature = key.sign_bytes(PROBE_CONTEXT, &bytes);
         let head: [&[u8]; 5] = [&PROBE_GROUP.0, &src.0, &PROBE_TYPE.to_be_bytes(), &bytes, &signature];
-        (signature, head.concat())
+        head.concat()
     }
 }
 
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn a_probe_is_bound_to_its_sender_and_to_every_bit() {
         let key = NodeKey::from_secret(&[3; 32]);
-        let (_, bytes) = probe(&key).seal(&key, MacAddr([2, 0, 0, 0, 0, 1]));
+        let bytes = probe(&key).seal(&key, MacAddr([2, 0, 0, 0, 0, 1]));
         let frame = Frame::new(&bytes).unwrap();
         assert!(is_probe(&frame) && frame.dst() == PROBE_GROUP && frame.dst().is_multicast());
         assert_eq!(frame.payload().len(), PROBE_LEN);
@@ -183,7 +183,7 @@ mod tests {
             }
         }
         let other = NodeKey::from_secret(&[4; 32]);
-        let (_, forged) = probe(&key).seal(&other, MacAddr([2, 0, 0, 0, 0, 1]));
+        let forged = probe(&key).seal(&other, MacAddr([2, 0, 0, 0, 0, 1]));
         assert!(!SignedProbe::read(&forged[14..]).unwrap().verify());
         assert_eq!(SignedProbe::read(&bytes[14..bytes.len() - 1]), None);
         let padded = [&bytes[14..], &[0; 20]].concat();

@@ -1,0 +1,7 @@
+//! The guard of several nodes at once, in virtual time.
+
+mod abuse;
+mod cuts;
+mod forwarder;
+mod sight;
+mod world;
