@@ -37,6 +37,17 @@ pub(super) fn prefixes_of(names: &BTreeSet<String>) -> Prefixes {
     Prefixes::new(of(false)).with_bridges(of(true))
 }
 
+/// All addresses of this machine; none if they cannot be read.
+pub fn own_addrs() -> BTreeSet<std::net::IpAddr> {
+    match if_addrs::get_if_addrs() {
+        Ok(list) => list.iter().map(if_addrs::Interface::ip).collect(),
+        Err(e) => {
+            tracing::warn!(error = %e, "cannot read this machine's addresses");
+            BTreeSet::new()
+        }
+    }
+}
+
 fn is_bridge(name: &str) -> bool {
     std::path::Path::new("/sys/class/net")
         .join(name)

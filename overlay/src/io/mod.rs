@@ -32,6 +32,7 @@ mod tests;
 
 pub use api::{CallError, Inbound, NetStatus, OverlayConfig, OverlayEvent, PeerInfo, StartError, Stream};
 pub use behaviour::SwarmError;
+pub use guard::own_addrs;
 pub use key::{KeyError, load_or_make_key};
 pub use libp2p::Multiaddr;
 pub use overlay::Overlay;

@@ -169,7 +169,8 @@ impl Daemon {
 /// What a port is good for, or why it is not up.
 fn port_note(p: &PortInfo) -> Option<String> {
     match (&p.state, p.kind) {
-        (PortState::Connecting(why), _) => Some(why.clone()),
+        (PortState::Connecting(why) | PortState::Standby(why) | PortState::Loop(why), _) => Some(why.clone()),
+        (PortState::Listening, _) => Some("listening who else is on this segment".into()),
         (PortState::Up, PortKind::Guest) => None,
         (PortState::Up, PortKind::Tap) => Some(offload_words(&p.offloads)),
     }

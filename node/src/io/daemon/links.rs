@@ -146,6 +146,7 @@ impl Daemon {
                     tracing::warn!(?port, %why, "port down");
                     lock(&self.attached).open.retain(|_, id| *id != port);
                 }
+                TunnelEvent::Guard { lan, what, why } => super::loops::say(&lan, &what, &why),
                 TunnelEvent::Frozen { lan, mac, why } => {
                     tracing::warn!(lan = %lan, %mac, %why, "a MAC address is frozen")
                 }

@@ -18,6 +18,7 @@ mod images;
 mod lans;
 mod links;
 mod look;
+mod loops;
 mod metrics;
 mod names;
 mod persist;

@@ -79,6 +79,7 @@ impl Tasks {
         tokio::spawn(d.clone().serve_guest_calls());
         tokio::spawn(d.clone().serve_consoles());
         tokio::spawn(d.clone().keep_links());
+        tokio::spawn(d.clone().keep_underlay());
         tokio::spawn(d.clone().publish_facts());
         tokio::spawn(d.clone().serve_pings());
         tokio::spawn(d.clone().serve_traces());
@@ -104,6 +105,7 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         .await
         .map_err(|e| faults::failed(&e))?;
     let (tunnel, tunnel_events) = tunnel::io::Tunnel::start(overlay.runtime(), tunnel::io::TunnelConfig { node: me });
+    super::loops::arm(&tunnel, &key).await;
     let (discovery, discovery_events) = discovery::io::Discovery::start(
         &tokio::runtime::Handle::current(),
         Arc::new(overlay.clone()),
