@@ -16,8 +16,8 @@ use crate::{
     DropReason, Drops, PortId,
     coalesce::Coalescer,
     defaults::{ALL_QUEUES_BYTES, EVENTS, PATIENCE, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
-    packet::Packet,
     loops::{Identity, Underlay},
+    packet::Packet,
     switch::SwitchEvent,
 };
 use bytes::Bytes;

@@ -3,16 +3,11 @@
 use super::{
     Around, Cause, Phase,
     defaults::{
-        CUT_FIRST, CUT_LONGEST, CUT_WINDOW, FLAPS, GUARD_WARN, GUEST_PROBE_EVERY, LISTEN, OVERHEARD, PROBE_CHECKS, PROBE_ECHO,
-        PROBE_EVERY, PROBE_FORGET, PROBE_GAP, PROBE_LOST, PROBERS, PROBES_KEPT,
+        CUT_FIRST, CUT_LONGEST, CUT_WINDOW, FLAPS, GUARD_WARN, GUEST_PROBE_EVERY, LISTEN, OVERHEARD, PROBE_CHECKS,
+        PROBE_ECHO, PROBE_EVERY, PROBE_FORGET, PROBE_GAP, PROBE_LOST, PROBERS, PROBES_KEPT,
     },
 };
-use crate::{
-    PortId,
-    budget::Bucket,
-    defaults::AGEING,
-    fdb::Key,
-};
+use crate::{PortId, budget::Bucket, defaults::AGEING, fdb::Key};
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -167,7 +162,14 @@ impl Port {
             Phase::Cut(_) => {
                 self.opened = Some(now);
                 self.other_lan = 0;
-                self.enter(now, if self.guest { Phase::Forwarding } else { Phase::Listening });
+                self.enter(
+                    now,
+                    if self.guest {
+                        Phase::Forwarding
+                    } else {
+                        Phase::Listening
+                    },
+                );
                 self.until = now + LISTEN;
             }
             _ => {}
@@ -183,7 +185,11 @@ impl Port {
                 self.note_flap(now);
             }
             if self.phase != Phase::Standby(df) {
-                let since = if let Phase::Standby(_) = self.phase { self.since } else { now };
+                let since = if let Phase::Standby(_) = self.phase {
+                    self.since
+                } else {
+                    now
+                };
                 self.enter(now, Phase::Standby(df));
                 self.since = since;
             }

@@ -63,7 +63,13 @@ impl Repeats {
     }
 
     /// Notes a frame; the port to cut, and the member from which its frames came too, if this proves a loop.
-    pub(super) fn note(&mut self, now: Instant, me: NodeId, from: Ingress, frame: &Frame<'_>) -> Option<(PortId, NodeId)> {
+    pub(super) fn note(
+        &mut self,
+        now: Instant,
+        me: NodeId,
+        from: Ingress,
+        frame: &Frame<'_>,
+    ) -> Option<(PortId, NodeId)> {
         let hash = self.hash(frame);
         let at = usize::try_from(hash % REPEAT_SLOTS as u64).ok()?;
         let slot = self.slots.get_mut(at)?;

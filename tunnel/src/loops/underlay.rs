@@ -31,8 +31,6 @@ impl Underlay {
         let Ok(Some(ip)) = classify::ip(frame) else {
             return false;
         };
-        matches!(ip.proto, proto::UDP | proto::TCP)
-            && ip.fragment != Fragment::Later
-            && self.addrs.contains(&ip.src)
+        matches!(ip.proto, proto::UDP | proto::TCP) && ip.fragment != Fragment::Later && self.addrs.contains(&ip.src)
     }
 }

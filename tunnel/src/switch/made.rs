@@ -47,7 +47,9 @@ impl Switch {
         out.clear();
         match to {
             Target::Port(port) => out.ports.extend(self.ports.contains_key(&port).then_some(port)),
-            Target::Ports => out.ports.extend(self.ports.keys().filter(|p| self.guard.blocks(**p).is_none())),
+            Target::Ports => out
+                .ports
+                .extend(self.ports.keys().filter(|p| self.guard.blocks(**p).is_none())),
             Target::Link(peer) => {
                 let reached = self.members.contains(&peer) && self.links.contains(&peer);
                 out.links.extend(reached.then_some(peer));

@@ -69,7 +69,13 @@ fn a_forged_probe_moves_no_port() {
 fn an_own_probe_cannot_be_made_up() {
     let mut w = apart();
     let attacker = NodeKey::from_secret(&[99; 32]);
-    let last = w.tape.iter().rev().find(|f| f[52..84] == w.nodes[1].id.0).unwrap().clone();
+    let last = w
+        .tape
+        .iter()
+        .rev()
+        .find(|f| f[52..84] == w.nodes[1].id.0)
+        .unwrap()
+        .clone();
     let mut later = last.clone();
     let counter = later.len() - 64 - 1;
     later[counter] += 1;
@@ -86,7 +92,13 @@ fn an_own_probe_cannot_be_made_up() {
     w.run(PROBE_ECHO);
     inject(&mut w, 1, 2, &old);
     assert_eq!(w.phase(1, 2), Phase::Forwarding);
-    let last = w.tape.iter().rev().find(|f| f[52..84] == w.nodes[1].id.0).unwrap().clone();
+    let last = w
+        .tape
+        .iter()
+        .rev()
+        .find(|f| f[52..84] == w.nodes[1].id.0)
+        .unwrap()
+        .clone();
     inject(&mut w, 1, 2, &last);
     assert!(matches!(w.phase(1, 2), Phase::Cut(Cause::SamePort | Cause::OwnPort(_))));
     assert_eq!(w.phase(1, 1), Phase::Forwarding);
@@ -103,7 +115,13 @@ fn a_probe_counts_once() {
     w.kill(0);
     let recorded = w.tape.clone();
     w.run_looking(PROBE_LOST + ms(2_000), |_| {});
-    for frame in recorded.iter().filter(|f| f[52..84] == w.nodes[0].id.0).cloned().collect::<Vec<_>>().iter() {
+    for frame in recorded
+        .iter()
+        .filter(|f| f[52..84] == w.nodes[0].id.0)
+        .cloned()
+        .collect::<Vec<_>>()
+        .iter()
+    {
         inject(&mut w, 1, 1, frame);
     }
     assert!(w.drops(1, DropReason::ProbeReplayed) > 0);
@@ -116,7 +134,10 @@ fn a_probe_counts_once() {
     inject(&mut w, 1, 1, &frame);
     assert_eq!(w.phase(1, 1), Phase::Forwarding);
     let host = w.nodes[0].id;
-    assert_eq!(w.nodes[1].said.last(), Some(&GuardEvent::Nested { port: PortId(1), host }));
+    assert_eq!(
+        w.nodes[1].said.last(),
+        Some(&GuardEvent::Nested { port: PortId(1), host })
+    );
 }
 
 #[test]
@@ -163,7 +184,13 @@ fn no_probe_crosses_whatever_it_is_wrapped_in() {
     // In a VLAN of the segment it says nothing about the segment.
     assert!(w.nodes[1].said.iter().all(|e| !matches!(e, GuardEvent::Cut { .. })));
     // The EtherType is not ours alone: another use of it passes.
-    let other = [&PROBE_GROUP.0[..], &mac(9).0, &PROBE_TYPE.to_be_bytes(), b"something else"].concat();
+    let other = [
+        &PROBE_GROUP.0[..],
+        &mac(9).0,
+        &PROBE_TYPE.to_be_bytes(),
+        b"something else",
+    ]
+    .concat();
     w.enter(0, Ingress::Port(PortId(1)), &other, &mut VecDeque::new());
     assert_eq!(w.seen.over_link.len(), 1);
 }
@@ -171,7 +198,13 @@ fn no_probe_crosses_whatever_it_is_wrapped_in() {
 #[test]
 fn a_member_that_lets_probes_through_is_named() {
     let mut w = apart();
-    let mine = w.tape.iter().rev().find(|f| f[52..84] == w.nodes[1].id.0).unwrap().clone();
+    let mine = w
+        .tape
+        .iter()
+        .rev()
+        .find(|f| f[52..84] == w.nodes[1].id.0)
+        .unwrap()
+        .clone();
     let peer = w.nodes[0].id;
     w.enter(1, Ingress::Link(peer), &mine, &mut VecDeque::new());
     assert!(matches!(w.nodes[1].said.as_slice(), [GuardEvent::Leak { peer: p, .. }] if *p == peer));
@@ -194,9 +227,13 @@ fn a_copied_key_is_named() {
 fn more_members_than_are_remembered_are_no_harm() {
     let mut w = World::new(3);
     w.plug(0, 1, 0);
-    let keys: Vec<NodeKey> = (0..=PROBERS as u8).map(|i| NodeKey::from_secret(&[100 + i; 32])).collect();
+    let keys: Vec<NodeKey> = (0..=PROBERS as u8)
+        .map(|i| NodeKey::from_secret(&[100 + i; 32]))
+        .collect();
     let now = w.now;
-    w.nodes[0].switch.set_members(now, keys.iter().map(NodeKey::node_id).collect());
+    w.nodes[0]
+        .switch
+        .set_members(now, keys.iter().map(NodeKey::node_id).collect());
     for key in &keys {
         let mut said = probe(key, 1);
         said.forwarding = false;
@@ -206,5 +243,8 @@ fn more_members_than_are_remembered_are_no_harm() {
     }
     let heard = w.nodes[0].switch.neighbours(w.now, PortId(1));
     assert_eq!(heard.len(), PROBERS);
-    assert!(!heard.contains(&keys[0].node_id()), "the one not heard for the longest gave way");
+    assert!(
+        !heard.contains(&keys[0].node_id()),
+        "the one not heard for the longest gave way"
+    );
 }

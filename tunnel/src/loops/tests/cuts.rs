@@ -170,7 +170,15 @@ fn where_probes_do_not_pass_frames_that_come_round_cut_a_port() {
     assert_eq!(w.forwarders(0).len(), 1, "{:?} {:?}", w.nodes[0].said, w.nodes[1].said);
     let named = w.nodes.iter().flat_map(|n| &n.said);
     assert_eq!(
-        named.filter(|e| matches!(e, GuardEvent::Cut { cause: Cause::Repeats(_), .. })).count(),
+        named
+            .filter(|e| matches!(
+                e,
+                GuardEvent::Cut {
+                    cause: Cause::Repeats(_),
+                    ..
+                }
+            ))
+            .count(),
         1
     );
 }

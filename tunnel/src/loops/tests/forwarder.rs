@@ -50,7 +50,11 @@ fn another_steps_in_for_a_dead_forwarder_within_ten_seconds_and_knows_its_hosts(
     assert!(w.nodes[1].said.contains(&GuardEvent::Forwarding { port: PortId(1) }));
     w.run(ms(500));
     let down = w.send_from(2, 9, &raw(mac(9), HOST, 3));
-    assert_eq!((down.over_link.len(), down.on_segment.len()), (1, 1), "no search for what was overheard");
+    assert_eq!(
+        (down.over_link.len(), down.on_segment.len()),
+        (1, 1),
+        "no search for what was overheard"
+    );
 
     // The first comes back: it does not take the LAN away again.
     w.revive(0);
@@ -148,7 +152,10 @@ fn a_port_that_carries_nothing_gives_and_takes_nothing() {
     w.say(0, &raw(HOST, MacAddr::BROADCAST, 2));
     assert_eq!(w.drops(1, DropReason::PortStandby), 1);
     let rows = w.nodes[1].switch.rows(w.now);
-    assert!(rows.iter().all(|r| r.place != crate::Place::Port(PortId(1))), "{rows:?}");
+    assert!(
+        rows.iter().all(|r| r.place != crate::Place::Port(PortId(1))),
+        "{rows:?}"
+    );
 }
 
 #[derive(Clone, Debug)]

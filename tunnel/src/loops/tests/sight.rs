@@ -5,7 +5,7 @@ use crate::{
     DropReason, PortId,
     loops::{
         GuardEvent, Service, Underlay,
-        defaults::{CLASH_AGAIN, CLAIMS},
+        defaults::{CLAIMS, CLASH_AGAIN},
     },
     switch::{Ingress, SwitchEvent},
 };
@@ -52,13 +52,22 @@ fn own_sealed_traffic_does_not_enter_the_own_tunnel() {
     b.tcp(4400, 9, 1, 1).write(&mut tcp, b"noise").unwrap();
     enter(&mut w, 0, P1, &tcp);
     assert_eq!(w.drops(0, DropReason::SelfEncapsulation), 5);
-    assert_eq!(w.nodes[0].said, [GuardEvent::OwnUnderlay { port: PortId(1) }], "said once a minute");
+    assert_eq!(
+        w.nodes[0].said,
+        [GuardEvent::OwnUnderlay { port: PortId(1) }],
+        "said once a minute"
+    );
 
     let passed = w.seen.over_link.len();
     let other_port = ([192, 168, 1, 5], 53);
     enter(&mut w, 0, P1, &udp(mac(5), mac(9), other_port, far, b"x"));
     enter(&mut w, 0, P1, &udp(mac(9), mac(77), far, me, b"another node's"));
-    enter(&mut w, 0, Ingress::Port(PortId(2)), &udp(mac(2), mac(78), me, far, b"a guest's business"));
+    enter(
+        &mut w,
+        0,
+        Ingress::Port(PortId(2)),
+        &udp(mac(2), mac(78), me, far, b"a guest's business"),
+    );
     assert_eq!(w.seen.over_link.len(), passed + 3);
 }
 
@@ -100,7 +109,11 @@ fn services(w: &World) -> Vec<Service> {
 #[test]
 fn two_dhcp_servers_and_two_routers_of_two_homes_are_named() {
     for (frame, service, words) in [
-        (offer as fn(MacAddr) -> Vec<u8>, Service::Dhcp, "two DHCP servers answer: "),
+        (
+            offer as fn(MacAddr) -> Vec<u8>,
+            Service::Dhcp,
+            "two DHCP servers answer: ",
+        ),
         (advert, Service::Router, "two routers announce themselves: "),
     ] {
         let (mut w, a, b) = home();

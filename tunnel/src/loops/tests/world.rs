@@ -220,7 +220,9 @@ impl World {
         for from in 0..self.nodes.len() {
             while let Some(made) = self.nodes[from].switch.poll_made() {
                 let Target::Port(port) = made.to else { continue };
-                let Some(segment) = self.plugs.get(&(from, port)).copied() else { continue };
+                let Some(segment) = self.plugs.get(&(from, port)).copied() else {
+                    continue;
+                };
                 self.probes += 1;
                 self.tape.push(made.frame.to_vec());
                 self.on_segment(segment, Some((from, port)), &made.frame);
@@ -270,7 +272,12 @@ impl World {
             if self.seen.hops > 5_000 {
                 return; // a storm; the test looks at `hops`
             }
-            let plugged: Vec<_> = self.plugs.iter().filter(|(_, s)| **s == segment).map(|(p, _)| *p).collect();
+            let plugged: Vec<_> = self
+                .plugs
+                .iter()
+                .filter(|(_, s)| **s == segment)
+                .map(|(p, _)| *p)
+                .collect();
             for (node, port) in plugged {
                 if Some((node, port)) != from || self.echoing.contains(&segment) {
                     self.enter(node, Ingress::Port(port), &frame, &mut queue);
