@@ -31,6 +31,9 @@ pub fn raw(src: MacAddr, dst: MacAddr, n: u32) -> Vec<u8> {
     [&dst.0[..], &src.0[..], &[0x88, 0xb6], &n.to_be_bytes(), &[0; 40]].concat()
 }
 
+/// A frame on a segment, and the port that put it there.
+pub type Hop = (usize, Option<(usize, PortId)>, Vec<u8>);
+
 pub struct Node {
     pub id: NodeId,
     pub key: NodeKey,
@@ -287,13 +290,7 @@ impl World {
     }
 
     /// A frame enters a node by a port, or by a link.
-    pub fn enter(
-        &mut self,
-        node: usize,
-        from: Ingress,
-        frame: &[u8],
-        queue: &mut VecDeque<(usize, Option<(usize, PortId)>, Vec<u8>)>,
-    ) {
+    pub fn enter(&mut self, node: usize, from: Ingress, frame: &[u8], queue: &mut VecDeque<Hop>) {
         let now = self.now;
         let mut out = Egress::default();
         let packet = Packet::check(frame, Offload::default()).unwrap();
