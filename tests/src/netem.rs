@@ -5,7 +5,7 @@
 //! machine, and one seed gives one run.
 //!
 //! ```text
-//!   handle_frame ──► loss? ──► queue (bytes) ──► rate ──► delay ± jitter ──► poll_transmit
+//!   handle_frame ──► mtu? ──► loss? ──► queue (bytes) ──► rate ──► delay ± jitter ──► poll_transmit
 //!                                   │ full                     └─ a duplicate, or one held back
 //!                                   └──► dropped, counted
 //! ```
@@ -39,9 +39,15 @@ pub struct Params {
     pub rate: Option<u64>,
     /// Bytes that may wait for the rate; a frame beyond is dropped.
     pub queue: u64,
+    /// Largest IP packet that passes, bytes; a larger one is lost without a word, as in a tunnel or a firewall that
+    /// drops the ICMP messages of path MTU discovery. `None`: all that the interfaces at the ends let through.
+    pub mtu: Option<usize>,
     /// Nothing passes.
     pub cut: bool,
 }
+
+/// Ethernet header before the packet that `mtu` counts.
+const HEADER: usize = 14;
 
 impl Params {
     /// A perfect link.
@@ -55,6 +61,7 @@ impl Params {
             duplicate: 0.0,
             rate: None,
             queue: defaults::LINK_QUEUE,
+            mtu: None,
             cut: false,
         }
     }
@@ -78,6 +85,8 @@ pub enum Verdict {
     Lost,
     /// No room in the byte queue, or [`defaults::LINK_FRAMES`] reached.
     Full,
+    /// Larger than the link's MTU.
+    TooBig,
     /// The link is cut.
     Cut,
 }
@@ -87,6 +96,8 @@ pub enum Verdict {
 pub struct Counters {
     /// Handed in.
     pub offered: u64,
+    /// Bytes handed in: what the sender spent on this link, whatever became of them.
+    pub offered_bytes: u64,
     /// Handed out, duplicates included.
     pub delivered: u64,
     /// Bytes handed out.
@@ -95,6 +106,8 @@ pub struct Counters {
     pub lost: u64,
     /// Dropped for want of room.
     pub full: u64,
+    /// Dropped for their size.
+    pub too_big: u64,
     /// Dropped by a cut, waiting or arriving.
     pub cut: u64,
     /// Copies made.
@@ -187,9 +200,14 @@ impl<F: Clone> Netem<F> {
     /// A frame of `len` bytes enters at `now`.
     pub fn handle_frame(&mut self, now: Instant, frame: F, len: usize) -> Verdict {
         self.counters.offered += 1;
+        self.counters.offered_bytes += len as u64;
         if self.params.cut {
             self.counters.cut += 1;
             return Verdict::Cut;
+        }
+        if self.params.mtu.is_some_and(|mtu| len > mtu + HEADER) {
+            self.counters.too_big += 1;
+            return Verdict::TooBig;
         }
         if self.rng.chance(self.params.loss) {
             self.counters.lost += 1;

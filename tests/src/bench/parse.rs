@@ -31,6 +31,8 @@ pub struct Udp {
 pub struct Rtt {
     /// Mean.
     pub avg: f64,
+    /// Median.
+    pub p50: f64,
     /// 99th percentile.
     pub p99: f64,
     /// How many came back.
@@ -76,9 +78,11 @@ pub fn ping(text: &str) -> Option<Rtt> {
     let ms = times.filter_map(|t| t.split(' ').next()?.parse::<f64>().ok());
     let mut us: Vec<f64> = ms.map(|t| t * 1_000.0).collect();
     us.sort_by(f64::total_cmp);
+    let p50 = *us.get(us.len() / 2)?;
     let p99 = *us.get((us.len() * 99 / 100).min(us.len().checked_sub(1)?))?;
     Some(Rtt {
         avg: us.iter().sum::<f64>() / us.len() as f64,
+        p50,
         p99,
         count: us.len(),
     })
@@ -164,7 +168,9 @@ mod tests {
     fn pings_are_counted_and_none_is_none() {
         let said = "64 bytes from 1: icmp_seq=1 ttl=64 time=0.040 ms\n64 bytes: icmp_seq=2 ttl=64 time=0.060 ms\n";
         let r = ping(said).unwrap();
-        assert!((r.avg - 50.0).abs() < 1e-9 && (r.p99 - 60.0).abs() < 1e-9 && r.count == 2);
+        assert!(
+            (r.avg - 50.0).abs() < 1e-9 && (r.p99 - 60.0).abs() < 1e-9 && (r.p50 - 60.0).abs() < 1e-9 && r.count == 2
+        );
         assert_eq!(ping("100% packet loss"), None);
     }
 

@@ -191,6 +191,17 @@ impl Lab {
         Ok((near, line))
     }
 
+    /// Sets the MTU of the interfaces at both ends of a machine's line, as on an Ethernet of jumbo frames. What the
+    /// line itself lets through is its `Params::mtu`.
+    pub fn set_interface_mtu(&self, m: &Machine, mtu: u16) -> Result<()> {
+        let [_, _, n, _] = m.addr.octets();
+        let mtu = mtu.to_string();
+        m.ns.ip(&["link", "set", "wan0", "mtu", &mtu])?;
+        self.internet
+            .ip(&["link", "set", &format!("link{n}"), "mtu", &mtu])
+            .map(|_| ())
+    }
+
     /// Registers a machine and captures what its line carries.
     pub fn add_machine(&mut self, m: Machine) -> Result<Arc<Machine>> {
         self.capture(&m.ns, "wan0", &m.name)?;

@@ -51,6 +51,23 @@ fn a_cut_loses_what_is_in_flight_and_restoring_lets_frames_pass() {
 }
 
 #[test]
+fn a_frame_above_the_mtu_is_lost_without_a_word_until_the_mtu_grows() {
+    let t0 = Instant::now();
+    let small = Params {
+        mtu: Some(1_280),
+        ..Params::clear()
+    };
+    let mut link = Netem::new(small, 1);
+    assert_eq!(link.handle_frame(t0, 1, 1_294), Verdict::Queued);
+    assert_eq!(link.handle_frame(t0, 2, 1_295), Verdict::TooBig);
+    link.handle_params(Params::clear());
+    assert_eq!(link.handle_frame(t0, 3, 1_514), Verdict::Queued);
+    assert_eq!(drain(&mut link).iter().map(|f| f.1).collect::<Vec<_>>(), [1, 3]);
+    let c = link.counters();
+    assert_eq!((c.too_big, c.offered, c.offered_bytes), (1, 3, 1_294 + 1_295 + 1_514));
+}
+
+#[test]
 fn a_held_back_frame_is_passed_by_the_next() {
     let t0 = Instant::now();
     let mut link = Netem::new(
@@ -89,7 +106,7 @@ prop_compose! {
                     queue in 1_500u64..200_000) -> Params {
         Params {
             delay: Duration::from_micros(delay), jitter: Duration::from_micros(jitter), loss, reorder,
-            reorder_hold: Duration::from_millis(3), duplicate, rate, queue, cut: false,
+            reorder_hold: Duration::from_millis(3), duplicate, rate, queue, mtu: None, cut: false,
         }
     }
 }

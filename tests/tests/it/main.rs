@@ -14,6 +14,7 @@ mod common;
 mod guest;
 mod kill;
 mod lab;
+mod load;
 mod main_job;
 mod members;
 mod nat;

@@ -14,6 +14,7 @@ pub use lanport::counters;
 pub use machine::{Conditions, boosted};
 pub use products::{PRODUCTS, is_installed};
 pub use run::{Measured, Plan, run};
+pub use site::like_a_nic;
 
 /// What this machine lacks for the benchmark; empty means it can run.
 pub fn missing() -> Vec<String> {

@@ -167,7 +167,6 @@ pub fn n2n(site: &Site) -> Result<Up> {
     let supernode = format!("{}:7654", Side::Home.under());
     for side in Side::BOTH {
         let args = [
-            "-f",
             "-d",
             "t0",
             "-a",

@@ -152,6 +152,8 @@ fn tell(rep: u32, reps: u32, name: &str, s: &Sample) {
     ));
 }
 
+/// The cause in short; all of it was told when it happened.
 fn first_line(e: &anyhow::Error) -> String {
-    format!("{e:#}").lines().next().unwrap_or_default().to_owned()
+    let cause = e.root_cause().to_string();
+    cause.lines().next().unwrap_or_default().to_owned()
 }
