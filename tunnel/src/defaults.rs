@@ -19,6 +19,9 @@ pub const FDB_PER_GUEST: usize = 64;
 /// How long the sequence of an address that is nowhere is remembered; as long as a learned address itself. Whoever comes
 /// back with a lower one within that time is told so and goes above it.
 pub const SEQ_KEPT: Duration = AGEING;
+/// How often, at most, an address goes above a sequence that another member claims to know; nobody's answer may keep this
+/// node talking.
+pub const RAISE_GAP: Duration = Duration::from_secs(5);
 /// How far above the known sequence a claim may be. At the fastest that [`MOVES`] allows, an address that roams in one
 /// half of a parted LAN for 27 days stays below it.
 pub const SEQ_JUMP: u32 = 1 << 16;

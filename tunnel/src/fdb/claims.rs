@@ -187,6 +187,7 @@ impl Fdb {
         self.links
             .retain(|_, l| !matches!(l, LinkSince::Down(since) if now.saturating_duration_since(*since) >= LINK_STALE));
         self.memory.handle_timeout(now);
+        self.forget_answers(now);
         for key in self.flaps.handle_timeout(now) {
             self.events.push_back(FdbEvent::Thawed(key));
         }

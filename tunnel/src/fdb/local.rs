@@ -34,6 +34,9 @@ impl Fdb {
         match self.entries.get_mut(&key) {
             Some(e) if e.place == Place::Port(port) => {
                 e.seen = now;
+                if !self.contested.is_empty() {
+                    self.contend(now, key);
+                }
                 Ok(Learn::Known)
             }
             _ => self.learn_elsewhere(now, key, port),
@@ -174,7 +177,7 @@ impl Fdb {
         out
     }
 
-    fn announce(&mut self, key: Key) {
+    pub(super) fn announce(&mut self, key: Key) {
         self.withdrawn.remove(&key);
         self.changed.insert(key);
     }

@@ -11,6 +11,7 @@
 //! - An older sequence never wins, also not after its winner's link went down: [`seq`] remembers.
 //! - Tables are ordered maps: an attacker who chooses addresses cannot make them slow.
 
+mod answers;
 mod claims;
 mod flaps;
 mod local;
@@ -199,6 +200,10 @@ pub struct Fdb {
     fenced: BTreeMap<Key, Fence>,
     /// This machine's own addresses on its ports' bridges.
     own: BTreeMap<PortId, BTreeSet<MacAddr>>,
+    /// Learned addresses of which another member knows a newer sequence: above it with the next frame.
+    contested: BTreeMap<Key, u32>,
+    /// When a sequence was last raised because of an answer.
+    raised: BTreeMap<Key, Instant>,
     changed: BTreeSet<Key>,
     withdrawn: BTreeMap<Key, u32>,
     urgent: bool,
@@ -220,6 +225,8 @@ impl Fdb {
             flaps: Flaps::default(),
             fenced: BTreeMap::new(),
             own: BTreeMap::new(),
+            contested: BTreeMap::new(),
+            raised: BTreeMap::new(),
             changed: BTreeSet::new(),
             withdrawn: BTreeMap::new(),
             urgent: false,

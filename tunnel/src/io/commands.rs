@@ -6,7 +6,7 @@ use super::{
     guest::GuestIo,
     link::LinkIo,
     pump::Pump,
-    tap::Tap,
+    tap::{Tap, interface_mac},
     tunnel::{GuestPort, PortInfo},
 };
 use crate::{
@@ -21,8 +21,8 @@ use std::{
 };
 use tokio::sync::oneshot;
 use wire::{
-    LanId, NodeId,
-    frame::{LanTag, MacAdvert},
+    LanId, MacAddr, NodeId,
+    frame::{LanTag, MacAdvert, MacBehind},
     link::{Link, PathInfo},
 };
 
@@ -131,6 +131,7 @@ impl Pump {
         let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
         self.room_for_port(tag)?;
         let tap = Tap::open(spec.name.as_deref(), spec.bridge.as_deref())?;
+        let own = own_macs(&tap, spec.bridge.as_deref());
         for what in &tap.offloads().given_up {
             tracing::info!(tap = tap.name(), what, "offload given up");
         }
@@ -148,6 +149,9 @@ impl Pump {
             },
             None,
         );
+        if let Some(lan) = self.fabric.lans.get_mut(&tag) {
+            lan.switch.set_own(id, own);
+        }
         self.fabric
             .ports
             .get(&id)
@@ -209,9 +213,22 @@ impl Pump {
         }
     }
 
-    pub(super) fn apply_adverts(&mut self, now: Instant, lan: &LanId, from: NodeId, adverts: &[MacAdvert]) {
+    pub(super) fn apply_adverts(
+        &mut self,
+        now: Instant,
+        lan: &LanId,
+        from: NodeId,
+        adverts: &[MacAdvert],
+    ) -> Vec<MacBehind> {
+        match self.lan_mut(lan) {
+            Some((_, lan)) => lan.switch.handle_adverts(now, from, adverts),
+            None => Vec::new(),
+        }
+    }
+
+    pub(super) fn take_answer(&mut self, now: Instant, lan: &LanId, from: NodeId, behind: &[MacBehind]) {
         if let Some((_, lan)) = self.lan_mut(lan) {
-            lan.switch.handle_adverts(now, from, adverts);
+            lan.switch.handle_answer(now, from, behind);
         }
     }
 
@@ -248,4 +265,16 @@ impl Pump {
         let link = self.links.get_mut(&peer).ok_or(EchoError::NoLink(peer))?;
         link.echo(now).ok_or(EchoError::TooMany(peer))
     }
+}
+
+/// This machine's own addresses on a TAP: the TAP's, and its bridge's.
+fn own_macs(tap: &Tap, bridge: Option<&str>) -> BTreeSet<MacAddr> {
+    let of_bridge = bridge.and_then(|b| match interface_mac(b) {
+        Ok(mac) => Some(mac),
+        Err(e) => {
+            tracing::info!(bridge = b, error = %e, "the bridge's own address is not known, so it is not guarded");
+            None
+        }
+    });
+    of_bridge.into_iter().chain([tap.mac()]).collect()
 }

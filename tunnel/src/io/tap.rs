@@ -72,6 +72,23 @@ fn control(fd: RawFd, op: c_ulong, r: &mut ifreq) -> io::Result<()> {
     }
 }
 
+fn hardware_address(fd: RawFd, name: &str) -> io::Result<MacAddr> {
+    let mut r = request(name);
+    control(fd, libc::SIOCGIFHWADDR as c_ulong, &mut r)?;
+    // SAFETY: SIOCGIFHWADDR has just filled `ifru_hwaddr`.
+    let address = unsafe { r.ifr_ifru.ifru_hwaddr };
+    let mut mac = MacAddr::ZERO;
+    for (to, from) in mac.0.iter_mut().zip(address.sa_data) {
+        *to = from as u8;
+    }
+    Ok(mac)
+}
+
+/// The address of any interface, for example of the bridge that a TAP is in.
+pub fn interface_mac(name: &str) -> Result<MacAddr, PortError> {
+    hardware_address(socket()?.as_raw_fd(), name).map_err(|e| system("read an interface's address", e))
+}
+
 fn offer(fd: RawFd, mask: u32) -> io::Result<()> {
     // SAFETY: `fd` is an open TAP; TUNSETOFFLOAD takes an integer and no pointer.
     let rc = unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD as _, c_ulong::from(mask)) };
@@ -154,13 +171,7 @@ impl Tap {
 
     fn configure(&mut self, ctl: &OwnedFd, bridge: Option<&str>) -> Result<(), PortError> {
         let fd = ctl.as_raw_fd();
-        let mut r = request(&self.name);
-        control(fd, libc::SIOCGIFHWADDR as c_ulong, &mut r).map_err(|e| system("read the TAP's address", e))?;
-        // SAFETY: SIOCGIFHWADDR has just filled `ifru_hwaddr`.
-        let address = unsafe { r.ifr_ifru.ifru_hwaddr };
-        for (to, from) in self.mac.0.iter_mut().zip(address.sa_data) {
-            *to = from as u8;
-        }
+        self.mac = hardware_address(fd, &self.name).map_err(|e| system("read the TAP's address", e))?;
         let mut r = request(&self.name);
         r.ifr_ifru.ifru_mtu = c_int::from(TAP_MTU);
         control(fd, libc::SIOCSIFMTU as c_ulong, &mut r).map_err(|e| system("set the TAP's MTU", e))?;

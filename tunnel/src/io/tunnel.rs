@@ -20,7 +20,7 @@ use tokio::{
 };
 use wire::{
     GuestId, LanId, MacAddr, NodeId,
-    frame::MacAdvert,
+    frame::{MacAdvert, MacBehind},
     link::{Link, PathInfo},
 };
 
@@ -282,11 +282,18 @@ impl Tunnel {
         self.call(move |p, now| p.set_members(now, &lan, members)).await;
     }
 
-    /// Takes a member's adverts; the caller has checked the signature, the tunnel checks membership and sequence.
-    pub async fn apply_adverts(&self, lan: &LanId, from: NodeId, adverts: Vec<MacAdvert>) {
+    /// Takes a member's adverts, in the order in which it made them; the caller has checked the signature, the tunnel
+    /// checks membership and sequence. What to answer; `None` if the pump ended.
+    pub async fn apply_adverts(&self, lan: &LanId, from: NodeId, adverts: Vec<MacAdvert>) -> Option<Vec<MacBehind>> {
         let lan = lan.clone();
         self.call(move |p, now| p.apply_adverts(now, &lan, from, &adverts))
-            .await;
+            .await
+    }
+
+    /// Takes a member's answer to adverts of this node.
+    pub async fn take_answer(&self, lan: &LanId, from: NodeId, behind: Vec<MacBehind>) {
+        let lan = lan.clone();
+        self.call(move |p, now| p.take_answer(now, &lan, from, &behind)).await;
     }
 
     /// Everything behind this node's ports, to send to a peer whose link just came up. May be longer than one update.

@@ -40,7 +40,10 @@ use std::{
     net::IpAddr,
     time::Instant,
 };
-use wire::{MacAddr, NodeId, frame::MacAdvert};
+use wire::{
+    MacAddr, NodeId,
+    frame::{MacAdvert, MacBehind},
+};
 
 /// A port of this node, unique over its LANs and never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -253,18 +256,30 @@ impl Switch {
         self.fdb.link_down(now, peer);
     }
 
-    /// A member's adverts.
-    pub fn handle_adverts(&mut self, now: Instant, from: NodeId, adverts: &[MacAdvert]) {
+    /// A member's adverts, in the order in which it made them; what to answer.
+    pub fn handle_adverts(&mut self, now: Instant, from: NodeId, adverts: &[MacAdvert]) -> Vec<MacBehind> {
         if !self.members.contains(&from) {
-            return self.drops.add(DropReason::AdvertRefused, adverts.len() as u64);
+            self.drops.add(DropReason::AdvertRefused, adverts.len() as u64);
+            return Vec::new();
         }
+        let mut behind = Vec::new();
         for a in adverts {
             if let Err(why) = self.fdb.apply(now, from, a) {
                 self.drops.count(why);
             }
+            behind.extend(self.fdb.answer(from, a));
         }
         self.follow(now);
         self.advertise(now);
+        behind
+    }
+
+    /// A member's answer to adverts of this node.
+    pub fn handle_answer(&mut self, now: Instant, from: NodeId, behind: &[MacBehind]) {
+        if self.members.contains(&from) {
+            behind.iter().for_each(|b| self.fdb.handle_answer(now, b));
+            self.advertise(now);
+        }
     }
 
     /// Decides about a frame. On `Err` it is already counted.

@@ -40,6 +40,33 @@ pub struct MacUpdate {
     pub issued: UnixMillis,
 }
 
+/// An advert that was not taken as it was said: the receiver knows a sequence that is as new or newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacBehind {
+    /// The address.
+    pub mac: MacAddr,
+    /// Its VLAN.
+    pub vlan: u16,
+    /// The sequence that the receiver knows.
+    pub seq: u32,
+    /// Whose it is there.
+    pub holder: NodeId,
+    /// The holder says so now; else it is remembered.
+    pub live: bool,
+}
+
+/// The answer to a [`MacUpdate`]: it was taken, but for these. Empty as a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacAnswer {
+    /// At most one for each advert.
+    pub behind: Vec<MacBehind>,
+}
+
+impl MacAnswer {
+    /// Largest encoding, bytes: 512 of 6 + 3 + 5 + 32 + 1 and a length.
+    pub const MAX_BYTES: usize = MAX_ADVERTS * 47 + 10;
+}
+
 impl Record for MacUpdate {
     const KIND: &'static str = "mac-update";
     const VERSION: u16 = 2;

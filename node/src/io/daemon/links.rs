@@ -1,36 +1,21 @@
-//! Links to members, and the MAC plane that rides beside them.
+//! Links to members, and what the tunnel says about them.
 //!
 //! Of two members the one with the lower node id opens the link; whoever notices a missing link looks again within
-//! [`LOOK_EVERY`]. MAC adverts go to every connected member when they change, whole to one whose link is new, and whole
-//! to all every [`REFRESH`], so that a lost message heals.
+//! [`LOOK_EVERY`].
 
-use super::{Daemon, lock};
+use super::{Daemon, lock, macs::MacBook};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 use tunnel::io::TunnelEvent;
-use wire::{
-    LanId, NodeId, Signed, codec,
-    frame::{MAX_ADVERTS, MacAdvert, MacUpdate},
-    link::Link,
-};
+use wire::{LanId, NodeId, frame::MacAdvert, link::Link};
 
-/// Protocol of MAC updates.
-const MAC_PROTOCOL: &str = "/lanline/mac/1";
 /// How often missing links are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause before a link that failed is tried again.
 const RETRY: Duration = Duration::from_secs(3);
-/// How often all adverts are sent again.
-const REFRESH: Duration = Duration::from_secs(60);
-/// How long one update may take.
-const MAC_DEADLINE: Duration = Duration::from_secs(5);
-/// Largest signed update, bytes; see [`wire::frame::MacUpdate`].
-const MAX_UPDATE: usize = 80 << 10;
-/// How far an update may be overtaken by a later one of the same sender; twice [`MAC_DEADLINE`].
-const OVERTAKEN: Duration = Duration::from_secs(10);
 
 /// Which links there are, which are being opened, and what each member was told.
 #[derive(Default)]
@@ -38,10 +23,17 @@ pub(super) struct LinkBook {
     up: BTreeSet<NodeId>,
     opening: BTreeSet<NodeId>,
     not_before: BTreeMap<NodeId, Instant>,
-    /// Newest update taken from each member, by LAN.
-    newest: BTreeMap<(NodeId, [u8; 32]), u64>,
-    refreshed: Option<Instant>,
+    pub(super) macs: MacBook,
     wake: Arc<tokio::sync::Notify>,
+}
+
+impl LinkBook {
+    /// Keeps MAC adverts that did not reach a member; false if it has no link, so that nobody tries again.
+    pub(super) fn keep_unsent(&mut self, peer: NodeId, lan: &LanId, adverts: Vec<MacAdvert>) -> bool {
+        let linked = self.up.contains(&peer);
+        self.macs.keep_unsent(linked, peer, lan, adverts);
+        linked
+    }
 }
 
 impl Daemon {
@@ -64,10 +56,6 @@ impl Daemon {
                 _ = wake.notified() => {}
                 _ = tokio::time::sleep(LOOK_EVERY) => {}
                 _ = self.stop.cancelled() => return,
-            }
-            if lock(&self.links).refreshed.is_none_or(|t| t.elapsed() >= REFRESH) {
-                lock(&self.links).refreshed = Some(Instant::now());
-                self.tell_everything(self.linked()).await;
             }
         }
     }
@@ -121,14 +109,14 @@ impl Daemon {
         tracing::info!(%peer, path = ?link.path().kind, "link up");
         self.tunnel.add_link(link).await;
         lock(&self.links).up.insert(peer);
-        self.tell_everything(BTreeSet::from([peer])).await;
+        self.tell_everything(peer).await;
     }
 
     /// Follows the tunnel until the node ends.
     pub(super) async fn watch_tunnel(self: Arc<Self>, mut events: tokio::sync::mpsc::Receiver<TunnelEvent>) {
         while let Some(event) = events.recv().await {
             match event {
-                TunnelEvent::Advertise { lan, adverts } => self.tell(&lan, adverts, &self.linked()),
+                TunnelEvent::Advertise { lan, adverts } => self.tell(&lan, &adverts, &self.linked()),
                 // Every machine with IPv6 gives itself one; what a person waits for is the LAN's.
                 TunnelEvent::GuestAddress { ip, .. } if is_link_local(ip) => {}
                 TunnelEvent::GuestAddress { guest, ip, learned } => {
@@ -159,104 +147,6 @@ impl Daemon {
                 }
             }
         }
-    }
-
-    async fn tell_everything(&self, to: BTreeSet<NodeId>) {
-        if to.is_empty() {
-            return;
-        }
-        let lans: Vec<LanId> = lock(&self.lans)
-            .lans()
-            .into_iter()
-            .filter(|l| l.role.is_some())
-            .map(|l| l.lan)
-            .collect();
-        for lan in lans {
-            let members = lock(&self.lans).peers(super::now(), &lan);
-            let to: BTreeSet<NodeId> = to.intersection(&members).copied().collect();
-            let adverts = self.tunnel.local_adverts(&lan).await;
-            if !to.is_empty() && !adverts.is_empty() {
-                self.tell(&lan, adverts, &to);
-            }
-        }
-    }
-
-    /// Signs adverts and sends them to those of `to` that are members of the LAN.
-    fn tell(&self, lan: &LanId, adverts: Vec<MacAdvert>, to: &BTreeSet<NodeId>) {
-        let members = lock(&self.lans).peers(super::now(), lan);
-        for part in adverts.chunks(MAX_ADVERTS) {
-            let update = MacUpdate {
-                lan: lan.digest(),
-                node: self.me,
-                adverts: part.to_vec(),
-                issued: super::now(),
-            };
-            let body = Signed::new(&update, &self.key).map_err(|e| e.to_string());
-            let body = match body.and_then(|s| codec::encode(&s).map_err(|e| e.to_string())) {
-                Ok(b) => b,
-                Err(e) => {
-                    tracing::error!(error = %e, "MAC adverts cannot be encoded");
-                    return;
-                }
-            };
-            for peer in to.intersection(&members).copied() {
-                let (daemon, body) = (self.arc(), body.clone());
-                tokio::spawn(async move {
-                    if let Err(e) = daemon.overlay.request(peer, MAC_PROTOCOL, body, MAC_DEADLINE).await {
-                        tracing::debug!(%peer, error = %e, "MAC adverts were not delivered; they are sent again");
-                        lock(&daemon.links).refreshed = None;
-                    }
-                });
-            }
-        }
-    }
-
-    /// Takes MAC adverts of members until the node ends.
-    pub(super) async fn serve_macs(self: Arc<Self>) {
-        let mut calls = self.overlay.serve(MAC_PROTOCOL);
-        while let Some(inbound) = calls.recv().await {
-            match self.take_macs(inbound.peer, &inbound.body).await {
-                Ok(()) => {
-                    let _ = inbound.reply.send(vec![1]);
-                }
-                Err(why) => tracing::debug!(peer = %inbound.peer, why, "MAC adverts refused"),
-            }
-        }
-    }
-
-    async fn take_macs(&self, peer: NodeId, body: &[u8]) -> Result<(), &'static str> {
-        let signed: Signed<MacUpdate> = codec::decode(body, MAX_UPDATE).map_err(|_| "malformed")?;
-        let update = signed.open_as(peer.into()).map_err(|_| "not signed by its sender")?;
-        if update.node != peer {
-            return Err("about another node");
-        }
-        let wall = super::now();
-        let lan = {
-            let state = lock(&self.lans);
-            let lan = state
-                .lans()
-                .into_iter()
-                .map(|l| l.lan)
-                .find(|l| l.digest() == update.lan)
-                .ok_or("about an unknown LAN")?;
-            if !state.is_member(wall, &lan, peer) {
-                return Err("its sender is no member");
-            }
-            lan
-        };
-        {
-            let mut book = lock(&self.links);
-            let newest = book.newest.entry((peer, update.lan)).or_default();
-            // Updates may overtake each other on the way, by seconds. An older one than that is a clock set back, not an
-            // old message: its sender is at the other end of this very connection.
-            let behind = newest.saturating_sub(update.issued.0);
-            if (1..=OVERTAKEN.as_millis()).contains(&u128::from(behind)) {
-                return Err("overtaken by one that was sent later");
-            }
-            *newest = update.issued.0;
-        }
-        self.tunnel.apply_adverts(&lan, peer, update.adverts).await;
-        Ok(())
     }
 }
 

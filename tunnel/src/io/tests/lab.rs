@@ -232,7 +232,7 @@ impl Host {
         tokio::spawn(async move {
             while let Some(e) = events.recv().await {
                 match e {
-                    TunnelEvent::Advertise { lan, adverts } => to.apply_adverts(&lan, from, adverts).await,
+                    TunnelEvent::Advertise { lan, adverts } => drop(to.apply_adverts(&lan, from, adverts).await),
                     other => {
                         let _ = tx.send(other).await;
                     }
