@@ -401,10 +401,10 @@ mod tests {
         r.note(now, &sight(&odd, None), DropReason::NoLink);
         let storm = frame(1, 60);
         for _ in 0..100_000 {
-            r.note(now, &sight(&storm, None), DropReason::BumBudget);
+            r.note(now, &sight(&storm, None), DropReason::BroadcastBudget);
         }
         let rows: Vec<_> = r.newest().map(|d| (d.reason, d.times)).collect();
-        assert_eq!(rows, [(DropReason::BumBudget, 100_000), (DropReason::NoLink, 1)]);
+        assert_eq!(rows, [(DropReason::BroadcastBudget, 100_000), (DropReason::NoLink, 1)]);
         assert!(r.newest().all(|d| d.concerns(MacAddr([2, 0, 0, 0, 0, 9]))));
         for n in 0..=255u8 {
             for m in 0..2 {

@@ -9,6 +9,8 @@ use wire::frame::{EtherKind, Frame};
 pub mod proto {
     /// ICMPv4.
     pub const ICMP: u8 = 1;
+    /// IGMP.
+    pub const IGMP: u8 = 2;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
@@ -148,17 +150,78 @@ impl Ip<'_> {
     }
 }
 
-/// ARP, DHCP, DHCPv6 or neighbour discovery: what a host needs before it can say anything else.
-pub fn is_essential(frame: &Frame<'_>) -> bool {
+/// Kinds of frames that everybody gets. Each has budgets of its own, so that a storm of one starves no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// ARP.
+    Arp,
+    /// Neighbour and router discovery.
+    Nd,
+    /// DHCP and DHCPv6.
+    Dhcp,
+    /// IGMP and MLD.
+    Membership,
+    /// mDNS and SSDP.
+    Discovery,
+    /// Other broadcast.
+    Broadcast,
+    /// Other multicast.
+    Multicast,
+    /// To an address that is in no table.
+    Unknown,
+    /// ARP requests for an address that nobody is known to have. They are charged as [`Class::Arp`] too.
+    ArpUnknown,
+    /// Neighbour solicitations for the like.
+    NdUnknown,
+}
+
+/// How many classes there are.
+pub const CLASSES: usize = 10;
+
+const MDNS: u16 = 5353;
+const SSDP: u16 = 1900;
+
+fn class_of_ip(p: &Ip<'_>) -> Option<Class> {
+    match (p.proto, p.src.is_ipv4()) {
+        (proto::UDP, v4) => match (p.udp_ports()?, v4) {
+            ((67 | 68, 67 | 68), true) | ((546 | 547, 546 | 547), false) => Some(Class::Dhcp),
+            ((_, MDNS | SSDP), _) if p.dst.is_multicast() => Some(Class::Discovery),
+            _ => None,
+        },
+        (proto::ICMPV6, false) => match p.icmpv6_type()? {
+            133..=137 => Some(Class::Nd),
+            130..=132 | 143 => Some(Class::Membership),
+            _ => None,
+        },
+        (proto::IGMP, true) => Some(Class::Membership),
+        _ => None,
+    }
+}
+
+/// Class of a frame that everybody gets, and for multicast of IP the group.
+pub fn class(frame: &Frame<'_>) -> (Class, Option<IpAddr>) {
+    let dst = frame.dst();
+    let by_address = if dst.is_broadcast() {
+        Class::Broadcast
+    } else if dst.is_multicast() {
+        Class::Multicast
+    } else {
+        Class::Unknown
+    };
     if frame.kind() == EtherKind::Arp {
-        return true;
+        return (Class::Arp, None);
     }
     match ip(frame) {
-        Ok(Some(p)) => match p.udp_ports() {
-            Some((67 | 68, 67 | 68)) => p.src.is_ipv4(),
-            Some((546 | 547, 546 | 547)) => p.src.is_ipv6(),
-            _ => matches!(p.icmpv6_type(), Some(133..=137)),
-        },
-        _ => false,
+        Ok(Some(p)) => {
+            let group = (by_address == Class::Multicast && p.dst.is_multicast()).then_some(p.dst);
+            (class_of_ip(&p).unwrap_or(by_address), group)
+        }
+        _ => (by_address, None),
     }
+}
+
+/// ARP, DHCP, DHCPv6 or neighbour discovery: what a host needs before it can say anything else.
+pub fn is_essential(frame: &Frame<'_>) -> bool {
+    let of_ip = |p: Ip<'_>| matches!(class_of_ip(&p), Some(Class::Nd | Class::Dhcp));
+    frame.kind() == EtherKind::Arp || ip(frame).ok().flatten().is_some_and(of_ip)
 }

@@ -1,5 +1,6 @@
 //! Every bound and interval of this crate, with where the number comes from.
 
+use crate::budget::{Limits, Rate};
 use std::time::Duration;
 
 /// Ageing of a learned address: the bridge's and 802.1Q's default, also EVPN practice.
@@ -61,14 +62,78 @@ pub const LANS: usize = 64;
 /// Links of one node; as many as a LAN may have members in full mesh (design §6 draws the line at 2,000).
 pub const LINKS: usize = 2_048;
 
-/// Broadcast, unknown and multicast frames a second from one port or one peer; a home LAN of 50 devices shows about 20.
-pub const BUM_RATE: u32 = 200;
-/// Burst of the same.
-pub const BUM_BURST: u32 = 400;
-/// ARP, ND and DHCP frames a second from one port or peer, in a bucket of their own.
-pub const ESSENTIAL_RATE: u32 = 100;
-/// Burst of the same.
-pub const ESSENTIAL_BURST: u32 = 200;
+/// What a guest may send to everybody, by class. A guest is one machine: booting, Linux sends some 5 ARP, 15 ND, 4 DHCP
+/// and 10 reports in its first seconds, and a resolver that walks its /24 sends 254 ARP requests at once.
+pub const GUEST_LIMITS: Limits = [
+    Rate::of(50, 128, 6),    // Arp: a walk over a /24 in one burst
+    Rate::of(30, 160, 4),    // Nd
+    Rate::of(5, 640, 4),     // Dhcp: 4 tries of RFC 2131 §4.1 at once; starvation of a pool of 100 takes 20 s of alarms
+    Rate::of(20, 512, 4),    // Membership
+    Rate::of(30, 512, 4),    // Discovery: RFC 6762 §6 answers at most once a second for each record
+    Rate::of(50, 512, 4),    // Broadcast
+    Rate::of(500, 1_000, 2), // Multicast: 4 Mb/s, one video or eight audio streams; only listeners get it
+    Rate::of(100, 1_000, 4), // Unknown: a TCP flow's first window, until its peer has spoken
+    Rate::of(50, 128, 6),    // ArpUnknown
+    Rate::of(10, 160, 6),    // NdUnknown: a /64 is walked in 58 billion years
+];
+
+/// The same for a port on a physical LAN and for a peer: up to a few hundred machines are behind it. A home LAN of 50
+/// devices shows some 20 broadcasts a second, 200 after a power cut.
+pub const SHARED_LIMITS: Limits = [
+    Rate::of(100, 128, 4),   // Arp
+    Rate::of(100, 160, 4),   // Nd
+    Rate::of(30, 640, 4),    // Dhcp
+    Rate::of(60, 512, 4),    // Membership: 50 hosts answer one query
+    Rate::of(100, 512, 4),   // Discovery
+    Rate::of(100, 512, 4),   // Broadcast: 0.4 Mb/s, 2 % of a 20 Mb/s uplink to each member
+    Rate::of(500, 1_000, 2), // Multicast
+    Rate::of(200, 1_000, 4), // Unknown: 1.6 Mb/s
+    Rate::of(100, 128, 4),   // ArpUnknown
+    Rate::of(20, 160, 6),    // NdUnknown
+];
+
+/// The budget of a whole LAN on one node in times of [`SHARED_LIMITS`]: eight busy senders at once. Beyond it a sender
+/// within its own budget waits for the others.
+pub const LAN_TIMES: u32 = 8;
+
+/// Pairs of IP and MAC that suppression knows in one LAN; two for each of a /19, 150 bytes each.
+pub const NEIGHBOURS: usize = 16_384;
+/// MACs remembered with one IP address: two make it ambiguous, two more are room for who left.
+pub const CLAIMANTS: usize = 4;
+/// How long after a neighbour's own last ARP or ND message it is answered for. Linux asks again 15 to 45 s after it last
+/// heard of a neighbour; a host that died is believed for one minute at most.
+pub const CONFIRMED: Duration = Duration::from_secs(60);
+/// Requests that go to a silent neighbour alone before everybody gets them: a host asks three times (RFC 4861 §10).
+pub const UNANSWERED: u32 = 3;
+
+/// Query interval of IGMP and MLD (RFC 3376 §8.2, RFC 3810 §9.2).
+pub const QUERY_EVERY: Duration = Duration::from_secs(125);
+/// How long a host may wait before it answers. RFC 3376 §8.3 has 10 s, so that many hosts do not answer at once; behind
+/// a guest's port there is one.
+pub const QUERY_RESPONSE: Duration = Duration::from_secs(2);
+/// Queries after which a guest's port counts as asked: the robustness variable (RFC 3376 §8.7).
+pub const STARTUP_QUERIES: u32 = 2;
+/// Pause between them: a quarter of the query interval (RFC 3376 §8.6).
+pub const STARTUP_QUERY_EVERY: Duration = Duration::from_secs(31);
+/// Time to answer the last of them: IGMPv1 hosts do not read [`QUERY_RESPONSE`] and take 10 s.
+pub const STARTUP_ANSWER: Duration = Duration::from_secs(11);
+/// Life of a membership that is not reported again: twice the query interval and 10 s (RFC 3376 §8.4).
+pub const GROUP_LIFE: Duration = Duration::from_secs(260);
+/// Life of a group after one listener left: somebody else behind the port answers in [`QUERY_RESPONSE`].
+pub const LAST_MEMBER: Duration = Duration::from_secs(3);
+/// Groups of one guest's port; Linux' own bound is 20 (`igmp_max_memberships`).
+pub const GROUPS_PER_PORT: usize = 64;
+/// Groups of all other members together in one LAN; 20 bytes each. A member that finds no room gets every group.
+pub const GROUPS_PER_LAN: usize = 4_096;
+/// Records in one report: as many as fit 1,500 bytes.
+pub const GROUP_RECORDS: usize = 183;
+/// Changes of groups are told at most this often.
+pub const GROUP_GAP: Duration = Duration::from_millis(200);
+
+/// Frames taken from one port before the others get their turn: as much work as a super-frame or two.
+pub const READ_FRAMES: usize = 256;
+/// Frames over budget that end a port's turn: what is left waits in the kernel's queue, where dropping costs nothing.
+pub const READ_DROPS: usize = 32;
 
 /// Frames that the switch made and that wait for the pump, which takes them within the same wake-up.
 pub const MADE_FRAMES: usize = 1_024;

@@ -68,10 +68,34 @@ reasons! {
     Nowhere = "nowhere",
     /// Its destination's member has no link just now.
     NoLink = "no_link",
-    /// More broadcast, unknown and multicast than one sender may send.
-    BumBudget = "bum_budget",
-    /// More ARP, ND and DHCP than one sender may send.
-    EssentialBudget = "essential_budget",
+    /// More ARP than one sender may send.
+    ArpBudget = "arp_budget",
+    /// More neighbour and router discovery than one sender may send.
+    NdBudget = "nd_budget",
+    /// More DHCP than one sender may send.
+    DhcpBudget = "dhcp_budget",
+    /// More IGMP and MLD than one sender may send.
+    MembershipBudget = "membership_budget",
+    /// More mDNS and SSDP than one sender may send.
+    DiscoveryBudget = "discovery_budget",
+    /// More broadcast than one sender may send.
+    BroadcastBudget = "broadcast_budget",
+    /// More multicast than one sender may send.
+    MulticastBudget = "multicast_budget",
+    /// More to addresses in no table than one sender may send.
+    UnknownBudget = "unknown_budget",
+    /// More ARP requests for addresses that nobody has than one sender may send.
+    ArpUnknownBudget = "arp_unknown_budget",
+    /// More neighbour solicitations for addresses that nobody has than one sender may send: a scan.
+    NdUnknownBudget = "nd_unknown_budget",
+    /// Within its sender's budget, but all senders of the LAN together are over theirs.
+    LanBudget = "lan_budget",
+    /// Multicast that nobody who could get it listens to.
+    NoListener = "no_listener",
+    /// A guest that joins more groups than a port, or a node, may have; the report itself went on.
+    TooManyGroups = "too_many_groups",
+    /// A guest that asks for listeners, as only multicast routers do.
+    GuestMcastQuery = "guest_mcast_query",
     /// A guest that answers DHCP.
     GuestDhcpServer = "guest_dhcp_server",
     /// A guest that advertises itself as router.
@@ -144,6 +168,13 @@ reasons! {
     AdvertStale = "advert_stale",
     /// An advert whose mobility sequence is further ahead than moves could have made it.
     AdvertJump = "advert_jump",
+}
+
+impl DropReason {
+    /// Its sender, or its LAN, was over budget.
+    pub fn is_budget(self) -> bool {
+        (Self::ArpBudget..=Self::LanBudget).contains(&self)
+    }
 }
 
 impl fmt::Display for DropReason {

@@ -37,6 +37,7 @@ pub mod drops;
 pub mod fdb;
 pub mod io;
 pub mod loops;
+pub mod mcast;
 pub mod packet;
 pub mod peek;
 pub mod policy;
@@ -45,6 +46,7 @@ pub mod reassembly;
 pub mod segment;
 pub mod slice;
 pub mod snoop;
+pub mod suppress;
 pub mod switch;
 pub mod unpack;
 

@@ -36,6 +36,7 @@
 
 mod datagram;
 mod ethernet;
+mod group_update;
 mod mac_update;
 mod probe;
 mod vnet;
@@ -45,6 +46,7 @@ pub use datagram::{
     open_datagram, put_echo, put_echo_reply, put_fragment, put_frame, put_head, put_slice,
 };
 pub use ethernet::{EtherKind, Frame, FrameError, MAX_FRAME, MIN_FRAME, VlanTag};
+pub use group_update::{GroupAdvert, GroupUpdate, MAX_GROUPS};
 pub use mac_update::{MAX_ADVERT_IPS, MAX_ADVERTS, MacAdvert, MacAnswer, MacBehind, MacUpdate};
 pub use probe::{Boot, PROBE_CONTEXT, PROBE_GROUP, PROBE_LEN, PROBE_TYPE, Probe, SignedProbe, is_probe};
 pub use vnet::{Gso, GsoKind, Offload, PartialCsum, VNET_HDR, VnetHdr};

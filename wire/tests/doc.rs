@@ -34,6 +34,7 @@ fn bounds() -> BTreeMap<String, u64> {
         frame::SLICE_META,
         frame::MAX_ADVERT_IPS,
         frame::MAX_ADVERTS,
+        frame::MAX_GROUPS,
         frame::MIN_FRAME,
         frame::MAX_FRAME,
         frame::PROBE_LEN,

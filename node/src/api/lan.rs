@@ -140,6 +140,8 @@ pub struct LanView {
     pub fdb: Vec<FdbRow>,
     /// Dropped frames by reason; a reason that never happened is not listed.
     pub drops: BTreeMap<String, u64>,
+    /// What keeps the LAN quiet here: requests answered in their owner's place, groups that are listened to.
+    pub quiet: BTreeMap<String, u64>,
 }
 
 /// A member.

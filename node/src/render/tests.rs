@@ -330,6 +330,7 @@ fn lan_view() -> LanView {
             entry("02:00:5e:10:00:01", "attic-nuc", Some(ATTIC), "advert", &["fe80::5eff:fe10:1", "192.168.1.57"]),
             entry("b8:27:eb:00:00:02", "lltap0", None, "learned", &["192.168.1.1"]),
         ],
+        "quiet": {"arp_answered": 3},
         "drops": {"bum_budget": 31},
     }))
     .unwrap()

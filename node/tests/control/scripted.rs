@@ -302,6 +302,7 @@ impl Service for Scripted {
             port_list: vec![],
             fdb: vec![],
             drops: BTreeMap::new(),
+            quiet: BTreeMap::new(),
         };
         by(&name, view)
     }

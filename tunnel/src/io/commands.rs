@@ -22,7 +22,7 @@ use std::{
 use tokio::sync::oneshot;
 use wire::{
     LanId, MacAddr, NodeId,
-    frame::{LanTag, MacAdvert, MacBehind},
+    frame::{GroupAdvert, LanTag, MacAdvert, MacBehind},
     link::{Link, PathInfo},
 };
 
@@ -229,6 +229,12 @@ impl Pump {
     pub(super) fn take_answer(&mut self, now: Instant, lan: &LanId, from: NodeId, behind: &[MacBehind]) {
         if let Some((_, lan)) = self.lan_mut(lan) {
             lan.switch.handle_answer(now, from, behind);
+        }
+    }
+
+    pub(super) fn apply_groups(&mut self, lan: &LanId, from: NodeId, all: bool, groups: &[GroupAdvert]) {
+        if let Some((_, lan)) = self.lan_mut(lan) {
+            lan.switch.handle_groups(from, all, groups);
         }
     }
 

@@ -102,11 +102,18 @@ impl Fabric {
     }
 
     /// A frame that came in by a port. Gives the links that must have it to `to_link`.
-    pub(super) fn accept(&mut self, now: Instant, port: PortId, hdr: VnetHdr, bytes: &[u8], to_link: &mut ToLink<'_>) {
-        let Some(p) = self.ports.get_mut(&port) else { return };
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        hdr: VnetHdr,
+        bytes: &[u8],
+        to_link: &mut ToLink<'_>,
+    ) -> Result<(), DropReason> {
+        let p = self.ports.get_mut(&port).ok_or(DropReason::PortDown)?;
         p.rx = (p.rx.0 + 1, p.rx.1 + bytes.len() as u64);
         let tag = p.lan;
-        let Some(lan) = self.lans.get_mut(&tag) else { return };
+        let lan = self.lans.get_mut(&tag).ok_or(DropReason::UnknownLan)?;
         let checked = hdr
             .offload()
             .map_err(DropReason::from)
@@ -115,7 +122,8 @@ impl Fabric {
             Ok(p) => p,
             Err(why) => {
                 lan.switch.drops_mut().count(why);
-                return self.recorder.refused(now, tag, Ingress::Port(port), bytes, why);
+                self.recorder.refused(now, tag, Ingress::Port(port), bytes, why);
+                return Err(why);
             }
         };
         let decided = lan
@@ -126,10 +134,11 @@ impl Fabric {
         self.keep_made(tag);
         if let Err(why) = decided {
             tracing::trace!(%port, src = %packet.frame().src(), dst = %packet.frame().dst(), reason = %why, "dropped");
-            return;
+            return decided;
         }
         self.send_out(now, tag, &packet, to_link);
         self.write_out(now, tag, &packet);
+        decided
     }
 
     /// Gives a frame to the links of `self.egress`.

@@ -15,7 +15,9 @@ use super::{
 use crate::{
     DropReason, Drops, PortId,
     coalesce::Coalescer,
-    defaults::{ALL_QUEUES_BYTES, EVENTS, PATIENCE, READ_BUDGET, RECV_BATCH, ROOM_POLL, ROUNDS},
+    defaults::{
+        ALL_QUEUES_BYTES, EVENTS, PATIENCE, READ_BUDGET, READ_DROPS, READ_FRAMES, RECV_BATCH, ROOM_POLL, ROUNDS,
+    },
     loops::{Identity, Underlay},
     packet::Packet,
     switch::SwitchEvent,
@@ -215,12 +217,11 @@ impl Pump {
         let ids: Vec<PortId> = self.fabric.ports.keys().copied().collect();
         let mut moved = false;
         for id in ids {
-            let mut read = 0;
-            while read < READ_BUDGET {
-                match self.read_one(cx, now, id) {
-                    Some(n) => read += n,
-                    None => break,
-                }
+            let mut turn = Turn::default();
+            while turn.goes_on()
+                && let Some((n, over_budget)) = self.read_one(cx, now, id)
+            {
+                turn.count(n, over_budget);
             }
             let Self {
                 fabric,
@@ -229,15 +230,17 @@ impl Pump {
                 merge,
                 ..
             } = self;
-            merge.flush(&mut |hdr, bytes| accept(now, id, hdr, bytes, fabric, links, drops));
+            merge.flush(&mut |hdr, bytes| {
+                let _ = accept(now, id, hdr, bytes, fabric, links, drops);
+            });
             self.deliver_made(now);
-            moved |= read > 0;
+            moved |= turn.frames > 0;
         }
         moved
     }
 
-    /// Reads and forwards one frame; `None` when the port has none.
-    fn read_one(&mut self, cx: &mut Context<'_>, now: Instant, id: PortId) -> Option<usize> {
+    /// Reads and forwards one frame: its length, and how many frames were over budget. `None` when the port has none.
+    fn read_one(&mut self, cx: &mut Context<'_>, now: Instant, id: PortId) -> Option<(usize, usize)> {
         let port = self.fabric.ports.get_mut(&id)?;
         let mut frame = mem::take(&mut self.frame);
         let got = match &mut port.io {
@@ -259,12 +262,14 @@ impl Pump {
             merge,
             ..
         } = self;
+        let mut over_budget = 0;
         merge.push(hdr, bytes, &mut |hdr, bytes| {
-            accept(now, id, hdr, bytes, fabric, links, drops)
+            let decided = accept(now, id, hdr, bytes, fabric, links, drops);
+            over_budget += usize::from(decided.is_err_and(DropReason::is_budget));
         });
         self.frame = frame;
         self.deliver_made(now);
-        Some(n.max(1))
+        Some((n, over_budget))
     }
 
     fn flush(&mut self, now: Instant) {
@@ -309,6 +314,7 @@ impl Pump {
                 let lan = lan.id.clone();
                 match e {
                     SwitchEvent::Advertise(adverts) => said.push(TunnelEvent::Advertise { lan, adverts }),
+                    SwitchEvent::Groups { all, groups } => said.push(TunnelEvent::Groups { lan, all, groups }),
                     SwitchEvent::Frozen(mac) => {
                         let why = format!("{mac} moved too often: a loop, or two machines with one address");
                         tracing::info!(%lan, %mac, "address is frozen");
@@ -390,7 +396,7 @@ impl Pump {
     }
 }
 
-/// Forwards a frame that a port gave.
+/// Forwards a frame that a port gave; what was dropped is counted already.
 fn accept(
     now: Instant,
     port: PortId,
@@ -399,10 +405,10 @@ fn accept(
     fabric: &mut Fabric,
     links: &mut BTreeMap<NodeId, LinkIo>,
     drops: &mut Drops,
-) {
+) -> Result<(), DropReason> {
     fabric.accept(now, port, hdr, bytes, &mut |peer, tag, packet| {
         offer(now, links, drops, peer, tag, packet)
-    });
+    })
 }
 
 /// Gives a frame to a link, which counts what it does not take.
@@ -419,6 +425,26 @@ fn offer(
         return Err(DropReason::NoLink);
     };
     link.offer(now, tag, packet)
+}
+
+/// One port's turn: so many bytes, frames and frames over budget at most, so that no port waits long for another.
+#[derive(Default)]
+struct Turn {
+    bytes: usize,
+    frames: usize,
+    over_budget: usize,
+}
+
+impl Turn {
+    fn count(&mut self, bytes: usize, over_budget: usize) {
+        self.bytes += bytes;
+        self.frames += 1;
+        self.over_budget += over_budget;
+    }
+
+    fn goes_on(&self) -> bool {
+        self.bytes < READ_BUDGET && self.frames < READ_FRAMES && self.over_budget < READ_DROPS
+    }
 }
 
 /// Reads one frame from a TAP; `None` when none waits. An error that ends the interface goes to `dead`.

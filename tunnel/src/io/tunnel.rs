@@ -6,6 +6,7 @@ use crate::{
     defaults::{COMMANDS, EVENTS},
     loops::{GuardEvent, Identity, Underlay},
     snoop::Learned,
+    switch::QuietStats,
 };
 use serde::Serialize;
 use std::{
@@ -20,7 +21,7 @@ use tokio::{
 };
 use wire::{
     GuestId, LanId, MacAddr, NodeId,
-    frame::{MacAdvert, MacBehind},
+    frame::{GroupAdvert, MacAdvert, MacBehind},
     link::{Link, PathInfo},
 };
 
@@ -118,6 +119,15 @@ pub enum TunnelEvent {
         lan: LanId,
         /// Changes, or from time to time everything.
         adverts: Vec<MacAdvert>,
+    },
+    /// Sign this and send it to the LAN's other members: the groups that this node listens to, whole.
+    Groups {
+        /// The LAN.
+        lan: LanId,
+        /// Every group.
+        all: bool,
+        /// These, if not every one; at most `wire::frame::MAX_GROUPS`.
+        groups: Vec<GroupAdvert>,
     },
     /// A guest's address was seen.
     GuestAddress {
@@ -300,6 +310,30 @@ impl Tunnel {
     pub async fn local_adverts(&self, lan: &LanId) -> Vec<MacAdvert> {
         let lan = lan.clone();
         self.call(move |p, _| p.switch(&lan).map(|s| s.local_adverts()))
+            .await
+            .flatten()
+            .unwrap_or_default()
+    }
+
+    /// Takes a member's groups; the caller has checked the signature, the tunnel checks membership and bounds.
+    pub async fn apply_groups(&self, lan: &LanId, from: NodeId, all: bool, groups: Vec<GroupAdvert>) {
+        let lan = lan.clone();
+        self.call(move |p, _| p.apply_groups(&lan, from, all, &groups)).await;
+    }
+
+    /// The groups that this node listens to, to send to a peer whose link just came up: every one, or these.
+    pub async fn local_groups(&self, lan: &LanId) -> (bool, Vec<GroupAdvert>) {
+        let lan = lan.clone();
+        self.call(move |p, _| p.switch(&lan).map(|s| s.local_groups()))
+            .await
+            .flatten()
+            .unwrap_or((true, Vec::new()))
+    }
+
+    /// What kept the LAN quiet here: requests answered, groups narrowed.
+    pub async fn stats(&self, lan: &LanId) -> QuietStats {
+        let lan = lan.clone();
+        self.call(move |p, _| p.switch(&lan).map(|s| s.quiet_stats()))
             .await
             .flatten()
             .unwrap_or_default()

@@ -17,10 +17,12 @@ mod follow;
 mod guard;
 mod made;
 mod moved;
+mod quiet;
 mod route;
 
 pub use made::{Made, Target};
 pub use moved::Forward;
+pub use quiet::QuietStats;
 
 use crate::{
     DropReason, Drops, FdbRow, Place,
@@ -32,7 +34,7 @@ use crate::{
     policy::GuestPolicy,
     snoop::Learned,
 };
-use route::Budget;
+use quiet::Quiet;
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -42,7 +44,7 @@ use std::{
 };
 use wire::{
     MacAddr, NodeId,
-    frame::{MacAdvert, MacBehind},
+    frame::{GroupAdvert, MacAdvert, MacBehind},
 };
 
 /// A port of this node, unique over its LANs and never used again.
@@ -113,6 +115,13 @@ pub enum SwitchEvent {
     },
     /// The loop guard has something to say.
     Guard(GuardEvent),
+    /// Tell the other members which groups are wanted here.
+    Groups {
+        /// Every one.
+        all: bool,
+        /// These, if not every one.
+        groups: Vec<GroupAdvert>,
+    },
 }
 
 /// Why [`Switch::poll_timeout`] wants to be called.
@@ -128,6 +137,8 @@ pub enum Timer {
     Move,
     /// Loop probes.
     Guard,
+    /// Listeners of groups.
+    Groups,
 }
 
 #[derive(Debug)]
@@ -143,7 +154,7 @@ pub struct Switch {
     ports: BTreeMap<PortId, Port>,
     members: BTreeSet<NodeId>,
     links: BTreeSet<NodeId>,
-    budgets: BTreeMap<Ingress, Budget>,
+    quiet: Quiet,
     drops: Drops,
     guard: Guard,
     events: VecDeque<SwitchEvent>,
@@ -170,7 +181,7 @@ impl Switch {
             ports: BTreeMap::new(),
             members: BTreeSet::new(),
             links: BTreeSet::new(),
-            budgets: BTreeMap::new(),
+            quiet: Quiet::new(now, me),
             drops: Drops::default(),
             guard: Guard::new(me),
             events: VecDeque::new(),
@@ -204,6 +215,7 @@ impl Switch {
             self.fdb.add_static(now, *mac, port);
         }
         self.guard.add_port(now, port, guest.is_some());
+        self.quiet.add_port(port, guest.is_some());
         self.ports.insert(
             port,
             Port {
@@ -225,7 +237,7 @@ impl Switch {
     pub fn remove_port(&mut self, now: Instant, port: PortId) {
         self.ports.remove(&port);
         self.guard.remove_port(now, port);
-        self.budgets.remove(&Ingress::Port(port));
+        self.quiet.remove_port(port);
         self.fdb.remove_port(now, port);
         self.follow(now);
         self.advertise(now);
@@ -235,7 +247,7 @@ impl Switch {
     pub fn set_members(&mut self, now: Instant, members: BTreeSet<NodeId>) {
         for left in self.members.difference(&members) {
             self.fdb.forget_node(now, *left);
-            self.budgets.remove(&Ingress::Link(*left));
+            self.quiet.forget_peer(*left);
         }
         self.members = members;
         self.follow(now);
@@ -252,7 +264,7 @@ impl Switch {
     /// then it is unknown until it says so again.
     pub fn link_down(&mut self, now: Instant, peer: NodeId) {
         self.links.remove(&peer);
-        self.budgets.remove(&Ingress::Link(peer));
+        self.quiet.forget_peer(peer);
         self.fdb.link_down(now, peer);
     }
 
@@ -264,8 +276,9 @@ impl Switch {
         }
         let mut behind = Vec::new();
         for a in adverts {
-            if let Err(why) = self.fdb.apply(now, from, a) {
-                self.drops.count(why);
+            match self.fdb.apply(now, from, a) {
+                Ok(()) => self.quiet.learn(now, &self.fdb, a),
+                Err(why) => self.drops.count(why),
             }
             behind.extend(self.fdb.answer(from, a));
         }
@@ -297,20 +310,28 @@ impl Switch {
             self.drops.count(why);
         }
         self.advertise(now);
+        self.tell_groups(now);
         decided
     }
 
-    /// The stages, in this order: sanity, ports that carry nothing, sender's policy, frames that come round, source and
-    /// learning, suppression, route.
+    /// The stages, in this order: sanity, ports that carry nothing, budget of group addresses, sender's policy, frames that
+    /// come round, source and learning, suppression, listeners, route.
     fn decide(&mut self, now: Instant, from: Ingress, packet: &Packet<'_>, out: &mut Egress) -> Result<(), DropReason> {
         let frame = packet.frame();
         self.check_sane(from, frame)?;
         self.check_loops(now, from, frame)?;
+        let cast = self.charge_group(now, from, packet)?;
         self.check_policy(from, frame)?;
         self.check_seen(now, from, frame)?;
         self.check_source(now, from, frame)?;
         self.note_addresses(from, frame);
-        self.route(now, from, packet, out)
+        if let Some(decided) = self.suppress(now, from, packet, out) {
+            return decided;
+        }
+        if let Some(decided) = self.snoop_groups(now, from, frame, cast, out) {
+            return decided;
+        }
+        self.route(now, from, packet, cast, out)
     }
 
     /// Ageing and refreshing.
@@ -322,8 +343,12 @@ impl Switch {
         }
         let expired = self.moved.handle_timeout(now);
         self.drops.add(DropReason::MoveTimeout, expired);
+        self.groups_timeout(now);
         if now >= self.refresh_at {
             self.refresh_at = now + REFRESH;
+            if !self.local_groups().0 {
+                self.say_groups();
+            }
             for part in self.fdb.local_adverts().chunks(crate::defaults::ADVERTS_PER_EVENT) {
                 self.events.push_back(SwitchEvent::Advertise(part.to_vec()));
             }
@@ -339,6 +364,7 @@ impl Switch {
             Some((self.sweep_at, Timer::Sweep)),
             Some((self.refresh_at, Timer::Refresh)),
             adverts.then_some((self.advertise_at, Timer::Advertise)),
+            self.poll_groups().map(|at| (at, Timer::Groups)),
             self.moved.poll_timeout().map(|at| (at, Timer::Move)),
             self.guard.poll_timeout().map(|at| (at, Timer::Guard)),
         ]

@@ -3,7 +3,8 @@
 use super::policy::arp;
 use crate::{
     DropReason, PortId,
-    defaults::{ADVERT_GAP, AGEING, BUM_BURST, ESSENTIAL_BURST, LINK_STALE, PORTS, REFRESH, SWEEP},
+    classify::Class,
+    defaults::{ADVERT_GAP, AGEING, LINK_STALE, PORTS, REFRESH, SHARED_LIMITS, SWEEP},
     packet::Packet,
     policy::GuestPolicy,
     snoop::Learned,
@@ -186,12 +187,13 @@ fn a_storm_ends_at_its_budget_and_leaves_arp_alone() {
     let (mut s, now) = switch();
     let storm = raw(mac(1), MacAddr::BROADCAST);
     let passed = (0..10_000).filter(|_| go(&mut s, now, P1, &storm).is_ok()).count();
-    assert_eq!(passed, BUM_BURST as usize);
-    assert_eq!(go(&mut s, now, P1, &storm), Err(DropReason::BumBudget));
+    let burst = |class: Class| SHARED_LIMITS[class as usize].burst as usize;
+    assert_eq!(passed, burst(Class::Broadcast));
+    assert_eq!(go(&mut s, now, P1, &storm), Err(DropReason::BroadcastBudget));
     let who_has = arp(mac(1).0, mac(1).0, [10, 0, 0, 1], [10, 0, 0, 2]);
     let passed = (0..10_000).filter(|_| go(&mut s, now, P1, &who_has).is_ok()).count();
-    assert_eq!(passed, ESSENTIAL_BURST as usize);
-    assert_eq!(go(&mut s, now, P1, &who_has), Err(DropReason::EssentialBudget));
+    assert_eq!(passed, burst(Class::Arp));
+    assert_eq!(go(&mut s, now, P1, &who_has), Err(DropReason::ArpBudget));
     assert!(
         go(&mut s, now, P2, &raw(mac(2), MacAddr::BROADCAST)).is_ok(),
         "another port has its own"
@@ -235,6 +237,7 @@ fn a_guest_is_known_before_it_speaks_and_its_address_when_it_does() {
             match e {
                 SwitchEvent::Address(port, ip, how) => addresses.push((port, ip, how)),
                 SwitchEvent::Advertise(a) => assert!(a[0].ips.contains(&ip.into())),
+                SwitchEvent::Groups { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

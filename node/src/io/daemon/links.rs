@@ -3,7 +3,7 @@
 //! Of two members the one with the lower node id opens the link; whoever notices a missing link looks again within
 //! [`LOOK_EVERY`].
 
-use super::{Daemon, lock, macs::MacBook};
+use super::{Daemon, groups::GroupBook, lock, macs::MacBook};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -24,6 +24,7 @@ pub(super) struct LinkBook {
     opening: BTreeSet<NodeId>,
     not_before: BTreeMap<NodeId, Instant>,
     pub(super) macs: MacBook,
+    pub(super) groups: GroupBook,
     wake: Arc<tokio::sync::Notify>,
 }
 
@@ -117,6 +118,7 @@ impl Daemon {
         while let Some(event) = events.recv().await {
             match event {
                 TunnelEvent::Advertise { lan, adverts } => self.tell(&lan, &adverts, &self.linked()),
+                TunnelEvent::Groups { lan, .. } => self.tell_groups(&lan, &self.linked()),
                 // Every machine with IPv6 gives itself one; what a person waits for is the LAN's.
                 TunnelEvent::GuestAddress { ip, .. } if is_link_local(ip) => {}
                 TunnelEvent::GuestAddress { guest, ip, learned } => {

@@ -42,12 +42,14 @@ impl Daemon {
         let ports = self.tunnel.ports(&lan).await;
         let fdb = self.tunnel.fdb(&lan).await;
         let drops = self.tunnel.drops(&lan).await;
+        let quiet = self.tunnel.stats(&lan).await.by_name();
         Ok(api::LanView {
             lan: row,
             member_list,
             port_list: ports.iter().map(|p| self.port_row(p)).collect(),
             fdb: fdb.into_iter().map(|r| self.fdb_row(&ports, r)).collect(),
             drops: drops.into_iter().map(|(k, n)| (k.to_owned(), n)).collect(),
+            quiet: quiet.map(|(k, n)| (k.to_owned(), n)).into(),
         })
     }
 

@@ -71,6 +71,7 @@ impl Daemon {
             if lock(&self.lans).peers(super::now(), &lan).contains(&peer) {
                 let adverts = self.tunnel.local_adverts(&lan).await;
                 self.tell(&lan, &adverts, &BTreeSet::from([peer]));
+                self.tell_groups(&lan, &BTreeSet::from([peer]));
             }
         }
     }

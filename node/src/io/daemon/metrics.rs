@@ -144,6 +144,16 @@ impl Daemon {
                 page.sample("lanline_lan_dropped_frames_total", &labels, n);
             }
         }
+        page.family(
+            "lanline_lan_quiet",
+            "gauge",
+            "What keeps a LAN quiet: requests answered in their owner's place, groups that are listened to.",
+        );
+        for lan in &lans {
+            for (what, n) in self.tunnel.stats(lan).await.by_name() {
+                page.sample("lanline_lan_quiet", &[("lan", &lan.to_string()), ("what", what)], n);
+            }
+        }
         page.family("lanline_lan_fdb_entries", "gauge", "Entries of the forwarding table.");
         for lan in &lans {
             page.sample(

@@ -12,6 +12,7 @@ mod faults;
 mod find;
 mod framed;
 mod grants;
+mod groups;
 mod guest_rows;
 mod host;
 mod images;

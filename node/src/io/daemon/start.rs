@@ -74,6 +74,7 @@ impl Tasks {
         tokio::spawn(d.clone().serve_admissions());
         tokio::spawn(d.clone().serve_grants());
         tokio::spawn(d.clone().serve_macs());
+        tokio::spawn(d.clone().serve_groups());
         tokio::spawn(d.clone().serve_index());
         tokio::spawn(d.clone().serve_pieces());
         tokio::spawn(d.clone().serve_guest_calls());
