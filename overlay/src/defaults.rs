@@ -228,7 +228,7 @@ pub mod pace {
 
     /// A standing queue that makes a link paced: above it a voice call feels it; below it radio links and busy
     /// processors make delays of their own.
-    pub const ENGAGE: f64 = 0.020;
+    pub const ENGAGE: f64 = 0.015;
     /// The same where the path loses too: a short queue that overflows.
     pub const ENGAGE_LOSSY: f64 = 0.010;
     /// Loss that says nothing about a queue: what radio links have at their worst.
@@ -237,9 +237,9 @@ pub mod pace {
     pub const TARGET: f64 = 0.004;
     /// A queue of so much above the target would stop the link: larger is slower, smaller oscillates, since a report is
     /// a round trip and a period old.
-    pub const GAIN: f64 = 0.300;
+    pub const GAIN: f64 = 0.250;
     /// Growth a report at [`PUSH_RATE`]; it falls with the root of the rate, which is what makes shares equal.
-    pub const PUSH: f64 = 0.02;
+    pub const PUSH: f64 = 0.03;
     /// 20 Mb/s.
     pub const PUSH_RATE: f64 = 2.5e6;
     /// Most growth a report: with a lag of two reports a step of an eighth makes 25 ms of queue once.
@@ -254,6 +254,14 @@ pub mod pace {
     pub const BIN: Duration = Duration::from_secs(60);
     /// See [`BIN`].
     pub const BINS: usize = 11;
+    /// Fastest rise of a floor, microseconds a second: twice the 100 ppm by which bad clocks drift apart.
+    pub const DRIFT: f64 = 200.0;
+    /// A queue that stands so long, while far less is sent, is not ours.
+    pub const STUBBORN_FOR: Duration = Duration::from_secs(3);
+    /// For how long a link is then left alone: flows inside compete as they would without us.
+    pub const HOLD: Duration = Duration::from_secs(20);
+    /// Reports remembered for [`STUBBORN_FOR`]; at the fastest 20 come a second.
+    pub const STUBBORN_REPORTS: usize = 64;
     /// How often a paced link looks for the path's own delay, as BBR does; a tenth of a second in ten seconds.
     pub const DRAIN_EVERY: Duration = Duration::from_secs(10);
     /// Rate while it looks.

@@ -6,13 +6,14 @@
 //! says it gets; the backlog moves into `tunnel`'s fair queue.
 //!
 //! ```text
-//! Open --(queue >= ENGAGE in two reports running)--> Paced --(demand below the rate for RELEASE)--> Open
+//! Open --(queue above ENGAGE in two reports running)--> Paced --(demand below the rate for RELEASE)--> Open
+//!                                                       Paced --(less sent, same queue: not ours)--> Open for HOLD
 //! ```
 //!
 //! While paced, each report sets `rate = delivered * (1 + push - (queue - TARGET) / GAIN)`: a queue above its target
 //! shrinks the rate in proportion, an empty one grows it step by step. `push` is smaller for a fast link than for a slow
-//! one, so links that share an uplink drift to equal shares. Delay floors are minima of ten minutes; a link that has not
-//! seen an empty queue for [`DRAIN_EVERY`] slows for a moment to look at it again.
+//! one, so links that share an uplink drift to equal shares. Delay floors are minima of ten minutes; a link that uses all
+//! of its rate slows for a moment every [`DRAIN_EVERY`], so that it, and others on the same uplink, see the floor again.
 //!
 //! It never limits a path for loss alone (radio links lose), nor one that delivers more than [`FAST`]: there the delay
 //! is made of processor time and of 8 MiB socket buffers, not of a modem.
@@ -21,8 +22,8 @@
 //! [`Governor::budget`] before sending; if it is 0, wait until [`Governor::next`].
 
 use crate::defaults::pace::{
-    BIN, BINS, DRAIN_EVERY, DRAIN_FACTOR, ENGAGE, ENGAGE_LOSSY, FAST, GAIN, MAX_STEP, MIN_RATE, PUSH, PUSH_RATE,
-    RELEASE, SILENCE, TARGET, TOLERATED_LOSS, WINDOW,
+    BIN, BINS, DRAIN_EVERY, DRAIN_FACTOR, DRIFT, ENGAGE, ENGAGE_LOSSY, FAST, GAIN, HOLD, MAX_STEP, MIN_RATE, PUSH,
+    PUSH_RATE, RELEASE, SILENCE, STUBBORN_FOR, STUBBORN_REPORTS, TARGET, TOLERATED_LOSS, WINDOW,
 };
 use std::{
     collections::VecDeque,
@@ -50,6 +51,22 @@ pub struct Report {
     pub duration: Duration,
 }
 
+impl Report {
+    /// Within what arithmetic bears: the far end may lie.
+    fn sane(&self) -> Self {
+        let most = u64::from(u32::MAX);
+        Self {
+            newest: self.newest,
+            received: self.received.min(most),
+            bytes: self.bytes.min(most * 1_000),
+            lost: self.lost.min(most),
+            delay_min: self.delay_min.clamp(-FARTHEST, FARTHEST),
+            delay_mean: self.delay_mean.clamp(-FARTHEST, FARTHEST),
+            duration: self.duration.clamp(Duration::from_millis(1), LONGEST),
+        }
+    }
+}
+
 /// What the governor thinks of the path; for people.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
@@ -63,10 +80,16 @@ pub struct Estimate {
     pub loss: f64,
 }
 
+/// No round trip and no period that is believed is longer.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Nor is a clock's reading farther away, microseconds: 300 years of uptime.
+const FARTHEST: i64 = 1 << 53;
+
 /// Minimum over about ten minutes, by bins, so that an old floor is forgotten.
 #[derive(Debug, Default)]
 struct Floor {
     bins: VecDeque<(Instant, i64)>,
+    raised: Option<Instant>,
 }
 
 impl Floor {
@@ -84,8 +107,11 @@ impl Floor {
         self.bins.iter().map(|(_, v)| *v).min()
     }
 
-    /// Nothing below `v` is believed any more.
-    fn raise(&mut self, v: i64) {
+    /// The floor is at least `v`, but it rises no faster than clocks drift apart.
+    fn raise(&mut self, now: Instant, v: i64) {
+        let since = self.raised.replace(now).unwrap_or(now);
+        let most = (now.saturating_duration_since(since).as_secs_f64() * DRIFT) as i64;
+        let v = self.get().map_or(v, |floor| v.min(floor.saturating_add(most)));
         self.bins.iter_mut().for_each(|(_, b)| *b = (*b).max(v));
     }
 
@@ -108,6 +134,8 @@ enum Mode {
     Open {
         /// Reports running that showed a standing queue.
         high: u32,
+        /// Until then the queue is taken for somebody else's.
+        hold: Option<Instant>,
     },
     Paced(Paced),
 }
@@ -123,11 +151,19 @@ struct Paced {
     streak: u32,
     /// The limit was not used since.
     idle_since: Option<Instant>,
-    /// The queue was last seen empty, or was made to be.
+    /// When the queue was last empty, or was to be made so.
     drained: Instant,
     drain_until: Option<Instant>,
-    /// Since when the queue does not fall although less is sent than could be, with the queue then.
-    stubborn: Option<(Instant, f64)>,
+    /// A queue that stands.
+    stubborn: Option<Stubborn>,
+}
+
+/// A queue that stands: since when, the most that was delivered, and how long it was of late.
+#[derive(Debug)]
+struct Stubborn {
+    since: Instant,
+    delivered: f64,
+    queues: VecDeque<(Instant, f64)>,
 }
 
 /// The governor of one link.
@@ -152,7 +188,7 @@ pub struct Governor {
 impl Default for Governor {
     fn default() -> Self {
         Self {
-            mode: Mode::Open { high: 0 },
+            mode: Mode::Open { high: 0, hold: None },
             owd: Floor::default(),
             rtt: Floor::default(),
             last_rtt: Duration::from_millis(100),
@@ -187,11 +223,12 @@ impl Governor {
             return;
         }
         self.newest = Some(report.newest);
+        let (report, rtt) = (&report.sane(), rtt.map(|r| r.min(LONGEST)));
         let rate = self.rate_now(now);
         if let Mode::Paced(p) = &mut self.mode {
             p.fill(now, rate);
         }
-        let queue = self.standing_queue(now, report.delay_min, rtt);
+        let queue = self.standing_queue(now, report, rtt);
         self.queue = queue;
         let share = report.lost as f64 / (report.lost + report.received) as f64;
         self.loss += (share - self.loss) / 8.0;
@@ -256,7 +293,8 @@ impl Governor {
     }
 
     /// The queue that the period's luckiest datagram met, seconds.
-    fn standing_queue(&mut self, now: Instant, delay: i64, rtt: Option<Duration>) -> f64 {
+    fn standing_queue(&mut self, now: Instant, report: &Report, rtt: Option<Duration>) -> f64 {
+        let delay = report.delay_min;
         self.owd.add(now, delay);
         if let Some(rtt) = rtt {
             self.last_rtt = rtt;
@@ -265,7 +303,7 @@ impl Governor {
             // The queue on the way out is a part of what the round trip is above its floor, so the one-way floor is at
             // least this: a clock that runs away cannot look like a queue.
             let excess = rtt - self.rtt.get().unwrap_or(rtt);
-            self.owd.raise(delay.saturating_sub(excess));
+            self.owd.raise(now, delay.saturating_sub(excess));
         }
         delay.saturating_sub(self.owd.get().unwrap_or(delay)) as f64 / 1e6
     }
@@ -287,8 +325,9 @@ impl Governor {
             rtt: self.last_rtt,
         };
         match &mut self.mode {
-            Mode::Open { high } => {
-                let standing = queue > ENGAGE || (queue > ENGAGE_LOSSY && lost > TOLERATED_LOSS);
+            Mode::Open { high, hold } => {
+                let held = hold.is_some_and(|until| now < until);
+                let standing = !held && (queue > ENGAGE || (queue > ENGAGE_LOSSY && lost > TOLERATED_LOSS));
                 *high = if standing && (2.0 * MIN_RATE..FAST).contains(&delivered) {
                     *high + 1
                 } else {
@@ -308,13 +347,22 @@ impl Governor {
             Mode::Paced(p) => {
                 if p.over(now, &view) {
                     tracing::debug!(rate = p.rate as u64, "link is no longer paced");
-                    self.mode = Mode::Open { high: 0 };
+                    self.mode = Mode::Open { high: 0, hold: None };
                 } else if p.is_stubborn(now, &view) {
-                    // Less was sent and the queue stayed: it is not ours, or the path has become longer.
+                    // Less was sent and the queue stayed: it is not ours, or the path has become longer. To yield more
+                    // would only give our share away.
+                    tracing::debug!(
+                        queue_ms = (queue * 1e3) as u64,
+                        "link is no longer paced: the queue is not its own"
+                    );
                     let floor = self.owd.get().unwrap_or(0) + (queue * 1e6) as i64;
                     self.owd.reset(now, floor);
                     let rtt = i64::try_from(self.last_rtt.as_micros()).unwrap_or(i64::MAX);
                     self.rtt.reset(now, rtt);
+                    self.mode = Mode::Open {
+                        high: 0,
+                        hold: Some(now + HOLD),
+                    };
                 } else {
                     p.handle(now, &view);
                 }
@@ -385,19 +433,28 @@ impl Paced {
         now.duration_since(*self.idle_since.get_or_insert(now)) >= RELEASE
     }
 
-    /// The queue has stood for a second though all that was sent arrived at once.
+    /// Far less is sent than when the queue began to stand, all of it arrives at once, and the queue stands still.
     fn is_stubborn(&mut self, now: Instant, v: &View) -> bool {
-        let passes = v.delivered >= 0.97 * v.sent * (1.0 - v.lost);
-        if v.queue < ENGAGE || !passes {
+        if v.queue < ENGAGE {
             self.stubborn = None;
             return false;
         }
-        let (since, at_first) = *self.stubborn.get_or_insert((now, v.queue));
-        if v.queue < at_first * 0.9 - 0.002 {
-            self.stubborn = Some((now, v.queue));
-            return false;
+        let s = self.stubborn.get_or_insert(Stubborn {
+            since: now,
+            delivered: v.delivered,
+            queues: VecDeque::new(),
+        });
+        s.delivered = s.delivered.max(v.delivered);
+        s.queues.push_back((now, v.queue));
+        while s.queues.len() > STUBBORN_REPORTS || s.queues.front().is_some_and(|(at, _)| now - *at > STUBBORN_FOR) {
+            s.queues.pop_front();
         }
-        let over = now.duration_since(since) >= Duration::from_secs(1);
+        let falls = s.queues.front().is_some_and(|(_, q)| v.queue < 0.9 * q);
+        // While a queue of ours drains, more arrives than is sent.
+        let over = !falls
+            && v.delivered < 0.6 * s.delivered
+            && v.sent > 0.85 * v.delivered
+            && now.duration_since(s.since) >= STUBBORN_FOR;
         if over {
             self.stubborn = None;
         }
@@ -405,12 +462,13 @@ impl Paced {
     }
 
     fn handle(&mut self, now: Instant, v: &View) {
-        if v.queue < TARGET / 2.0 {
+        if v.last < 0.7 * self.rate && v.queue < TARGET {
+            // Not all was used: the queue has just been empty.
             self.drained = now;
         }
         if let Some(until) = self.drain_until {
             // Its effect is seen one round trip and one report later.
-            if now < until + v.rtt && v.queue < ENGAGE {
+            if now < until + v.rtt {
                 return;
             }
             self.drain_until = None;
@@ -426,8 +484,8 @@ impl Paced {
         let push = PUSH * (PUSH_RATE / self.rate).sqrt().clamp(0.2, 2.0);
         if v.queue > TARGET || v.lost > TOLERATED_LOSS {
             self.streak = 0;
-            if v.last < 0.7 * self.rate && v.delivered > 0.9 * v.sent {
-                // The limit is not what holds us: the queue is somebody else's.
+            if v.last < 0.7 * self.rate && v.queue < ENGAGE {
+                // The limit is not what holds us, and a short queue is no reason to begin.
                 return;
             }
             // Loss behind the bottleneck hides what passed it.
