@@ -103,10 +103,10 @@ fn the_frames_in_flight_are_bounded() {
 prop_compose! {
     fn any_params()(delay in 0u64..50_000, jitter in 0u64..20_000, loss in 0.0..0.5f64, reorder in 0.0..0.5f64,
                     duplicate in 0.0..0.5f64, rate in prop::option::of(1_000_000u64..1_000_000_000),
-                    queue in 1_500u64..200_000) -> Params {
+                    queue in 1_500u64..200_000, mtu in prop::option::of(500usize..1_600)) -> Params {
         Params {
             delay: Duration::from_micros(delay), jitter: Duration::from_micros(jitter), loss, reorder,
-            reorder_hold: Duration::from_millis(3), duplicate, rate, queue, mtu: None, cut: false,
+            reorder_hold: Duration::from_millis(3), duplicate, rate, queue, mtu, cut: false,
         }
     }
 }
@@ -139,7 +139,7 @@ proptest! {
         let (out, c) = run(&params, seed, &frames);
         prop_assert_eq!(c.offered, frames.len() as u64);
         prop_assert_eq!(c.delivered, out.len() as u64);
-        prop_assert_eq!(c.delivered + c.lost + c.full, c.offered + c.duplicated);
+        prop_assert_eq!(c.delivered + c.lost + c.full + c.too_big, c.offered + c.duplicated);
     }
 
     #[test]
