@@ -233,6 +233,8 @@ pub const TAP_CHECK: Duration = Duration::from_secs(2);
 /// MTU of a TAP.
 pub const TAP_MTU: u16 = 1_500;
 
+/// Heads of dropped frames that one queue keeps until the pump asks, which it does each time it sends.
+pub const QUEUE_VICTIMS: usize = 32;
 /// Captures at once on one node: one for each of a few people, each costs a copy of every frame that it selects.
 pub const CAPTURES: usize = 4;
 /// Bytes of frames that one capture holds for its reader: 10 ms at 3 Gb/s, and four of them fit the memory goal.

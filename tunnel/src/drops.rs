@@ -22,6 +22,11 @@ macro_rules! reasons {
                 }
             }
 
+            /// Does it end a frame or a datagram? The others are refused adverts, and frames that went on.
+            pub fn ends_frame(self) -> bool {
+                !matches!(self, Self::FdbFull | Self::AdvertRefused | Self::AdvertStale | Self::AdvertJump)
+            }
+
             /// The reason of that name.
             pub fn from_name(name: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|r| r.name() == name)
@@ -122,6 +127,8 @@ reasons! {
     QueueFull = "queue_full",
     /// Its flow kept a queue for too long, and does not speak ECN.
     Codel = "codel",
+    /// It waited for a link that ended.
+    LinkGone = "link_gone",
     /// The link took it and had no room after all.
     LinkOverflow = "link_overflow",
     /// The path's MTU shrank while the datagram waited.

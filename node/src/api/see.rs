@@ -24,6 +24,16 @@ pub struct LinkView {
     pub queued_bytes: u64,
     /// For how long something has been waiting without a pause, milliseconds; 0 if nothing waits.
     pub waiting_ms: u64,
+    /// Frames that wait; a super-frame counts as one.
+    pub queued_frames: u64,
+    /// Flows that wait, each served in its turn.
+    pub queued_flows: u64,
+    /// Half of the frames that waited lately waited no longer, milliseconds; to the next power of two.
+    pub delay_p50_ms: f64,
+    /// 99 of 100 waited no longer, milliseconds.
+    pub delay_p99_ms: f64,
+    /// Frames that the queue marked instead of dropping them (ECN).
+    pub marks: u64,
     /// This LAN's frames that came by it; a super-frame counts as one.
     pub rx_frames: u64,
     /// This LAN's frames that left by it.

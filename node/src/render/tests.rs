@@ -298,7 +298,8 @@ fn a_ping_says_how_many_came_back() {
 fn lan_view() -> LanView {
     let link = json!({
         "path": "direct", "remote": "203.0.113.9:4400", "rtt_ms": 12.3, "loss": 0.002, "mtu": 1372,
-        "datagram_bytes": 1394, "queued_bytes": 12288, "waiting_ms": 3, "rx_frames": 10, "tx_frames": 20,
+        "datagram_bytes": 1394, "queued_bytes": 12288, "waiting_ms": 3, "queued_frames": 9, "queued_flows": 2,
+        "delay_p50_ms": 0.5, "delay_p99_ms": 4.1, "marks": 0, "rx_frames": 10, "tx_frames": 20,
         "rx_bytes": 1u64 << 30, "tx_bytes": 3 << 20, "wire_rx_bytes": 1, "wire_tx_bytes": 1, "drops": {"queue_full": 7},
     });
     let member = |id: &str, name: &str, me: bool, link: &serde_json::Value| {

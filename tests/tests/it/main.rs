@@ -19,4 +19,5 @@ mod main_job;
 mod members;
 mod nat;
 mod pieces;
+mod see;
 mod tickets;

@@ -188,7 +188,7 @@ impl Pump {
             });
         }
         if let Some(old) = self.links.insert(peer, LinkIo::new(link)) {
-            self.drops.merge(&old.drops);
+            self.drops.merge(&old.bury());
         }
         for lan in self.fabric.lans.values_mut() {
             lan.switch.link_up(now, peer);
@@ -197,7 +197,7 @@ impl Pump {
 
     pub(super) fn remove_link(&mut self, now: Instant, peer: NodeId) {
         if let Some(io) = self.links.remove(&peer) {
-            self.drops.merge(&io.drops);
+            self.drops.merge(&io.bury());
             for lan in self.fabric.lans.values_mut() {
                 lan.switch.link_down(now, peer);
             }

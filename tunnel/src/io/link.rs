@@ -1,11 +1,15 @@
 //! One link's state in the pump: what is being packed, what waits, what comes.
 
+use super::record::Recorder;
 use crate::{
-    DropReason, Drops, classify,
+    DropReason, Drops,
+    capture::Way,
+    classify,
     defaults::{ECHO_KEPT, ECHOES, LARGE_ROOM, PATIENCE, SLOW_FOR},
     packet::Packet,
     queue::{LinkQueue, QueueStats},
     slice::Packer,
+    switch::Ingress,
     unpack::Unpacker,
 };
 use bytes::Bytes;
@@ -16,6 +20,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 use wire::{
+    NodeId,
     frame::LanTag,
     link::{Link, LinkClosed},
 };
@@ -87,6 +92,20 @@ impl LinkIo {
     /// Its share of the memory for all queues, bytes.
     pub(super) fn set_queue_limit(&mut self, limit: usize) {
         self.queue.set_limit(limit);
+    }
+
+    /// Shows what the queue dropped lately.
+    pub(super) fn show_victims(&mut self, now: Instant, peer: NodeId, recorder: &mut Recorder) {
+        let at = (Ingress::Link(peer), Way::Out);
+        self.queue
+            .drain_victims(&mut |v| recorder.head(now, v.tag, at, &v.head, v.reason));
+    }
+
+    /// The link is gone: counts what waited for it.
+    pub(super) fn bury(self) -> Drops {
+        let mut drops = self.drops;
+        drops.add(DropReason::LinkGone, self.queue.stats().frames as u64);
+        drops
     }
 
     /// Bytes that wait for room.

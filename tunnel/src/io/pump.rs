@@ -280,6 +280,7 @@ impl Pump {
             if let Err(closed) = io.flush(now) {
                 ended.push((*peer, closed.why));
             }
+            io.show_victims(now, *peer, &mut self.fabric.recorder);
         }
         for (peer, why) in ended {
             self.drop_link(now, peer, &why);
@@ -373,7 +374,7 @@ impl Pump {
 
     fn drop_link(&mut self, now: Instant, peer: NodeId, why: &str) {
         if let Some(io) = self.links.remove(&peer) {
-            self.drops.merge(&io.drops);
+            self.drops.merge(&io.bury());
             for lan in self.fabric.lans.values_mut() {
                 lan.switch.link_down(now, peer);
             }

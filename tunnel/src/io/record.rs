@@ -100,17 +100,22 @@ impl Recorder {
         }
     }
 
-    /// Shows bytes that never became a packet.
-    pub(super) fn refused(&mut self, now: Instant, lan: LanTag, spot: Spot, bytes: &[u8], why: DropReason) {
+    /// Shows the head of a frame that was dropped after it was seen passing.
+    pub(super) fn head(&mut self, now: Instant, lan: LanTag, (spot, way): (Spot, Way), head: &[u8], why: DropReason) {
         let s = Sight {
             lan,
             spot,
-            way: Way::In,
+            way,
             dropped: Some(why),
-            bytes,
+            bytes: head,
             offload: Offload::default(),
         };
         self.look_closer(now, &s);
+    }
+
+    /// Shows bytes that never became a packet.
+    pub(super) fn refused(&mut self, now: Instant, lan: LanTag, spot: Spot, bytes: &[u8], why: DropReason) {
+        self.head(now, lan, (spot, Way::In), bytes, why);
     }
 
     #[cold]

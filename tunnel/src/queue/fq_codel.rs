@@ -12,6 +12,7 @@ use super::{
     codel::Codel,
     ecn,
     stats::{Delays, QueueStats},
+    victims::{Victim, Victims},
 };
 use crate::{
     DropReason, Drops,
@@ -94,6 +95,7 @@ pub struct FqCodel {
     frames: usize,
     delays: Delays,
     marks: u64,
+    victims: Victims,
 }
 
 impl FqCodel {
@@ -120,6 +122,7 @@ impl FqCodel {
             frames: 0,
             delays: Delays::default(),
             marks: 0,
+            victims: Victims::default(),
         }
     }
 
@@ -176,10 +179,16 @@ impl FqCodel {
         match self.remove_head(f) {
             Some(slot) => {
                 drops.add(DropReason::QueueFull, slot.segments() as u64);
+                self.victims.note(DropReason::QueueFull, &slot.frame);
                 true
             }
             None => false,
         }
+    }
+
+    /// See [`super::LinkQueue::drain_victims`].
+    pub(super) fn drain_victims(&mut self, sink: &mut dyn FnMut(Victim)) {
+        self.victims.drain().for_each(sink);
     }
 
     fn remove_head(&mut self, f: usize) -> Option<Slot> {
@@ -268,6 +277,10 @@ impl FqCodel {
     /// Drops the head frame, or the first segment that is left of a super-frame.
     fn drop_unit(&mut self, f: usize, drops: &mut Drops) {
         drops.count(DropReason::Codel);
+        let at = self.flows[f].head;
+        if let Some(slot) = self.slots.get(at as usize).and_then(Option::as_ref) {
+            self.victims.note(DropReason::Codel, &slot.frame);
+        }
         let unit = self.head(f).map_or(0, |s| s.unit());
         if self.head(f).is_none_or(|s| s.segments() <= 1) {
             self.remove_head(f);

@@ -7,10 +7,12 @@ mod ecn;
 mod flow;
 mod fq_codel;
 mod stats;
+mod victims;
 
 pub use codel::Codel;
 pub use fq_codel::FqCodel;
 pub use stats::QueueStats;
+pub use victims::Victim;
 
 use crate::{
     DropReason, Drops,
@@ -80,6 +82,7 @@ pub struct LinkQueue {
     fair: Option<Box<FqCodel>>,
     limit: usize,
     used: Option<Instant>,
+    victims: victims::Victims,
 }
 
 impl LinkQueue {
@@ -92,6 +95,7 @@ impl LinkQueue {
             fair: None,
             limit: LINK_QUEUE_BYTES,
             used: None,
+            victims: victims::Victims::default(),
         }
     }
 
@@ -111,6 +115,15 @@ impl LinkQueue {
             let Some(old) = self.urgent.pop_front() else { break };
             self.urgent_bytes -= old.bytes.len();
             drops.count(DropReason::QueueFull);
+            self.victims.note(DropReason::QueueFull, &old);
+        }
+    }
+
+    /// Heads of the frames that were dropped since the last call, a few of them.
+    pub fn drain_victims(&mut self, sink: &mut dyn FnMut(Victim)) {
+        self.victims.drain().for_each(&mut *sink);
+        if let Some(fair) = &mut self.fair {
+            fair.drain_victims(sink);
         }
     }
 
