@@ -166,6 +166,11 @@ pub fn is_packet(block: &[u8]) -> bool {
     block.first_chunk::<4>() == Some(&PACKET.to_le_bytes())
 }
 
+/// Does this block say what an interface saw?
+pub fn is_statistics(block: &[u8]) -> bool {
+    block.first_chunk::<4>() == Some(&STATISTICS.to_le_bytes())
+}
+
 /// Longest block that is written, bytes: a frame with a comment.
 const MAX_BLOCK: usize = 256 << 10;
 

@@ -91,15 +91,30 @@ impl Session {
         terminal::hint("capturing; Ctrl-C ends it\n");
         let mut wrote = Captured::default();
         let mut buf = BytesMut::new();
+        let mut ending: Option<tokio::time::Instant> = None;
         loop {
+            let late = async {
+                match ending {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             let part = tokio::select! {
                 part = answer.next() => part?,
-                _ = tokio::signal::ctrl_c() => None,
+                _ = tokio::signal::ctrl_c(), if ending.is_some() => None,
+                _ = tokio::signal::ctrl_c() => {
+                    // What was lost is said each second: the file should end with it.
+                    ending = Some(tokio::time::Instant::now() + defaults::CAPTURE_STATISTICS * 2);
+                    continue;
+                }
+                () = late => None,
             };
             let Some(part) = part else { break };
             buf.extend_from_slice(&part);
-            if !write_blocks(&mut buf, &mut *out, &mut wrote)? {
-                break;
+            match write_blocks(&mut buf, &mut *out, &mut wrote)? {
+                Wrote::NobodyReads => break,
+                Wrote::Statistics if ending.is_some() => break,
+                Wrote::Statistics | Wrote::Frames => {}
             }
         }
         if to_stdout {
@@ -114,22 +129,36 @@ impl Session {
     }
 }
 
-/// Writes the whole blocks of `buf`, so that the file never ends within one. False if nobody reads any more.
-fn write_blocks(buf: &mut BytesMut, out: &mut dyn Write, wrote: &mut Captured) -> Result<bool, Fault> {
+/// What came of writing.
+enum Wrote {
+    /// Frames, or less.
+    Frames,
+    /// Statistics were among it.
+    Statistics,
+    /// The reader has gone.
+    NobodyReads,
+}
+
+/// Writes the whole blocks of `buf`, so that the file never ends within one.
+fn write_blocks(buf: &mut BytesMut, out: &mut dyn Write, wrote: &mut Captured) -> Result<Wrote, Fault> {
     let odd = |e: &dyn std::fmt::Display| Fault::new(FaultKind::Failed, format!("the capture cannot be written: {e}"));
+    let mut end = Wrote::Frames;
     while let Some(n) = pcapng::whole_block(buf).map_err(|e| odd(&e))? {
         let block = buf.split_to(n);
         match out.write_all(&block) {
             Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(false),
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(Wrote::NobodyReads),
             Err(e) => return Err(odd(&e)),
         }
         wrote.bytes += n as u64;
         wrote.frames += u64::from(pcapng::is_packet(&block));
+        if pcapng::is_statistics(&block) {
+            end = Wrote::Statistics;
+        }
     }
     match out.flush() {
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(Wrote::NobodyReads),
         Err(e) => Err(odd(&e)),
-        Ok(()) => Ok(true),
+        Ok(()) => Ok(end),
     }
 }

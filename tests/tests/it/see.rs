@@ -6,13 +6,14 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::{
     fs,
-    io::{Read, Write},
+    io::Write,
     net::{TcpListener, TcpStream},
     path::Path,
     time::Duration,
 };
 use tests::io::{
     lab::Lab,
+    netns::RunAs,
     node::{Node, NodeSpec, Running, text},
     sh::{self, eventually},
 };
@@ -52,36 +53,25 @@ fn pair(lab: &mut Lab) -> Result<(Node, Node)> {
 }
 
 fn ping(from: &Node, to: &str) -> Result<Option<()>> {
-    let c = from
-        .machine()
-        .ns
-        .command(Path::new("busybox"), tests::io::netns::RunAs::Root)?;
-    let mut c = c;
+    let busybox = sh::tool("busybox").context("no busybox")?;
+    let mut c = from.machine().ns.command(&busybox, RunAs::Root)?;
     c.args(["ping", "-c", "1", "-W", "2", to]);
     Ok((sh::run_within(c, WAIT)?.code == 0).then_some(()))
 }
 
 /// Sends `len` bytes by TCP from `a` to `b`; they must all arrive.
 fn transfer(a: &Node, b: &Node, len: usize) -> Result<()> {
-    let (ready, is_ready) = std::sync::mpsc::channel();
+    let listener = b.machine().ns.enter(|| Ok(TcpListener::bind((FAR, 7777))?))?;
     std::thread::scope(|s| {
-        let receiver = s.spawn(|| {
-            b.machine().ns.enter(move || {
-                let listener = TcpListener::bind((FAR, 7000))?;
-                ready.send(())?;
-                let (mut from, _) = listener.accept()?;
-                from.set_read_timeout(Some(WAIT))?;
-                let mut all = Vec::new();
-                from.read_to_end(&mut all)?;
-                Ok(all.len())
-            })
+        let receiver = s.spawn(move || -> Result<usize> {
+            let (mut from, _) = listener.accept()?;
+            from.set_read_timeout(Some(WAIT))?;
+            Ok(std::io::copy(&mut from, &mut std::io::sink())? as usize)
         });
-        is_ready.recv().context("the receiver did not begin")?;
-        a.machine().ns.enter(move || {
-            let mut to = TcpStream::connect((FAR, 7000))?;
-            to.set_write_timeout(Some(WAIT))?;
-            Ok(to.write_all(&vec![7; len])?)
-        })?;
+        let mut to = a.machine().ns.enter(|| Ok(TcpStream::connect((FAR, 7777))?))?;
+        to.set_write_timeout(Some(WAIT))?;
+        to.write_all(&vec![7; len])?;
+        drop(to);
         let got = receiver
             .join()
             .map_err(|_| anyhow::anyhow!("the receiver panicked"))??;
@@ -231,7 +221,7 @@ fn a_capture_is_read_by_tcpdump_and_names_the_drops() -> Result<()> {
             read.contains("ICMP echo request") && read.contains("ICMP echo reply"),
             "no ping: {read:.2000}"
         );
-        ensure!(read.contains(&format!("{FAR}.7000: Flags")), "no TCP");
+        ensure!(read.contains(&format!("{FAR}.7777: Flags")), "no TCP");
         let wrong = read
             .lines()
             .find(|l| l.contains("incorrect") || l.contains("bad cksum") || l.contains("wrong"));
