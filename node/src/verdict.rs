@@ -105,7 +105,7 @@ fn here(t: &TraceView, entry: &FdbRow) -> Verdict {
         Some(p) if p.up => Verdict::good(format!("{who} is behind this node, on port {}; {seen}", p.name)),
         Some(p) => Verdict::bad(
             format!(
-                "{who} is behind this node, on port {}, which is down{}",
+                "{who} is behind this node, on port {}, which lets no frames pass{}",
                 p.name,
                 p.note.as_ref().map(|n| format!(": {n}")).unwrap_or_default()
             ),
@@ -166,7 +166,7 @@ fn confirmed(t: &TraceView, who: &str, member: &str, path: &str, end: &TraceEnd)
         }
         (Some(_), Some(p)) => Verdict::bad(
             format!(
-                "{who} is behind member {member}, {path}, but its port {} there is down{}",
+                "{who} is behind member {member}, {path}, but its port {} there lets no frames pass{}",
                 p.name,
                 p.note.as_ref().map(|n| format!(": {n}")).unwrap_or_default()
             ),
@@ -297,7 +297,7 @@ mod tests {
         assert!(of(&far).text.contains("12 ms and 5.0% loss"));
         far.there = Some(end(Some(entry(None, "tap0", 0)), Some(false)));
         let down = of(&far);
-        assert!(!down.reachable && down.text.contains("down: waiting for QEMU") && down.next.is_some());
+        assert!(!down.reachable && down.text.contains("no frames pass: waiting for QEMU") && down.next.is_some());
         far.there = Some(end(None, None));
         assert!(!of(&far).reachable);
         far.there = None;

@@ -192,7 +192,8 @@ pub struct PortRow {
     pub bridge: Option<String>,
     /// Is it up?
     pub up: bool,
-    /// How it stands: `forwarding` or `down`.
+    /// How it stands: `forwarding`, `connecting` (to a guest), `listening` (who else is there), `standby` (another
+    /// member carries this segment) or `loop` (cut).
     pub state: String,
     /// The interface's own address, or the guest's.
     pub mac: String,

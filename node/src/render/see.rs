@@ -191,9 +191,9 @@ fn ports(rows: &[PortRow], before: Option<Before<'_>>, view: &View) -> String {
             p.note.clone().unwrap_or_default(),
         ]);
         let tone = match (p.up, p.state.as_str()) {
-            (true, "forwarding") => Tone::Good,
-            (true, _) => Tone::Warn,
-            (false, _) => Tone::Bad,
+            (true, _) => Tone::Good,
+            (false, "loop") => Tone::Bad,
+            (false, _) => Tone::Warn,
         };
         t.tone(2, tone);
     }

@@ -208,7 +208,14 @@ pub(super) fn port_row(p: &PortInfo) -> api::PortRow {
         },
         bridge: p.bridge.clone(),
         up: p.state == PortState::Up,
-        state: if p.state == PortState::Up { "forwarding" } else { "down" }.into(),
+        state: match p.state {
+            PortState::Up => "forwarding",
+            PortState::Connecting(_) => "connecting",
+            PortState::Listening => "listening",
+            PortState::Standby(_) => "standby",
+            PortState::Loop(_) => "loop",
+        }
+        .into(),
         mac: p.mac.to_string(),
         offloads: offloads(&p.offloads).map(str::to_ascii_lowercase).collect(),
         note: port_note(p),

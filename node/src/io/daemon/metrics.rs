@@ -130,18 +130,100 @@ impl Daemon {
         }
     }
 
+    /// Frames and bytes by port and by link, and what waits for links.
+    async fn traffic_metrics(&self, page: &mut Page, lans: &[wire::LanId]) {
+        let mut rows = Vec::new();
+        let mut links = std::collections::BTreeMap::new();
+        for lan in lans {
+            let name = lan.to_string();
+            for p in self.tunnel.ports(lan).await {
+                let traffic = [p.rx_frames, p.rx_bytes, p.tx_frames, p.tx_bytes];
+                rows.push((name.clone(), "port", p.name, traffic));
+            }
+            for l in self.tunnel.lan_links(lan).await {
+                let t = l.traffic;
+                let traffic = [t.rx_frames, t.rx_bytes, t.tx_frames, t.tx_bytes];
+                rows.push((name.clone(), "link", l.peer.to_string(), traffic));
+                links.insert(l.peer, l);
+            }
+        }
+        let families = [
+            (
+                "lanline_receive_frames",
+                "Frames that came in by a port or a link of a LAN.",
+            ),
+            ("lanline_receive_bytes", "Bytes of the frames that came in."),
+            (
+                "lanline_transmit_frames",
+                "Frames that left by a port or a link of a LAN.",
+            ),
+            ("lanline_transmit_bytes", "Bytes of the frames that left."),
+        ];
+        for (i, (name, help)) in families.into_iter().enumerate() {
+            page.family(name, "counter", help);
+            for (lan, kind, at, traffic) in &rows {
+                let n = traffic.get(i).copied().unwrap_or_default();
+                page.sample(&format!("{name}_total"), &[("lan", lan), (kind, at)], n);
+            }
+        }
+        page.family(
+            "lanline_link_drops",
+            "counter",
+            "Frames dropped at a link, by reason, of all LANs.",
+        );
+        for (peer, l) in &links {
+            for (reason, n) in &l.drops {
+                let labels = [("peer", peer.to_string()), ("reason", (*reason).to_owned())];
+                let labels = labels.each_ref().map(|(k, v)| (*k, v.as_str()));
+                page.sample("lanline_link_drops_total", &labels, *n);
+            }
+        }
+        type Gauge = fn(&tunnel::io::LinkInfo) -> u64;
+        let gauges: [(&str, &str, Gauge); 5] = [
+            ("lanline_link_queue_bytes", "Bytes that wait for a link.", |l| {
+                l.queued_bytes as u64
+            }),
+            ("lanline_link_queue_frames", "Frames that wait for a link.", |l| {
+                l.queue.frames as u64
+            }),
+            (
+                "lanline_link_queue_delay_p99_microseconds",
+                "99 of 100 frames that waited lately waited no longer.",
+                |l| l.queue.delay_p99.as_micros() as u64,
+            ),
+            (
+                "lanline_link_round_trip_microseconds",
+                "Smoothed round trip of a link.",
+                |l| l.path.rtt.as_micros() as u64,
+            ),
+            (
+                "lanline_link_mtu_bytes",
+                "Largest IP packet that goes in one datagram of a link.",
+                |l| l.mtu() as u64,
+            ),
+        ];
+        for (name, help, gauge) in gauges {
+            page.family(name, "gauge", help);
+            for (peer, l) in &links {
+                page.sample(name, &[("peer", &peer.to_string())], gauge(l));
+            }
+        }
+    }
+
     async fn lan_metrics(&self, page: &mut Page) {
         let lans: Vec<_> = lock(&self.lans).lans().into_iter().map(|l| l.lan).collect();
         page.family(
-            "lanline_lan_dropped_frames",
+            "lanline_drops",
             "counter",
-            "Frames dropped, by LAN and reason.",
+            "Frames dropped by a LAN's switch, by reason.",
         );
         for lan in &lans {
             for (reason, n) in self.tunnel.drops(lan).await {
-                let labels = [("lan", lan.to_string()), ("reason", reason.to_string())];
-                let labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
-                page.sample("lanline_lan_dropped_frames_total", &labels, n);
+                page.sample(
+                    "lanline_drops_total",
+                    &[("lan", &lan.to_string()), ("reason", reason)],
+                    n,
+                );
             }
         }
         page.family(
@@ -154,6 +236,7 @@ impl Daemon {
                 page.sample("lanline_lan_quiet", &[("lan", &lan.to_string()), ("what", what)], n);
             }
         }
+        self.traffic_metrics(page, &lans).await;
         page.family("lanline_lan_fdb_entries", "gauge", "Entries of the forwarding table.");
         for lan in &lans {
             page.sample(
