@@ -67,6 +67,9 @@ fn page(lan: &LanView, before: Option<Before<'_>>, view: &View) -> String {
     if !lan.fdb.is_empty() {
         parts.push(fdb(&lan.fdb, view));
     }
+    if lan.quiet.values().any(|n| *n > 0) {
+        parts.push(quiet(lan, view));
+    }
     let rows = drop_rows(lan);
     if !rows.is_empty() {
         parts.push(drops(&rows, before, view));
@@ -247,6 +250,29 @@ fn addresses(ips: &[String]) -> String {
     let mut sorted: Vec<&String> = ips.iter().collect();
     sorted.sort_by_key(order);
     sorted.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// What was kept off the links, in words; counters that are zero are left out.
+fn quiet(lan: &LanView, view: &View) -> String {
+    let words = lan.quiet.iter().filter(|(_, n)| **n > 0);
+    let words: Vec<String> = words
+        .map(|(k, n)| format!("{} {n}", plain(&k.replace('_', " "))))
+        .collect();
+    let mut lines = vec![String::new()];
+    for w in words {
+        let room = view.width.saturating_sub(7);
+        match lines.last_mut() {
+            Some(l) if l.is_empty() => *l = w,
+            Some(l) if l.len() + 2 + w.len() <= room => *l = format!("{l}, {w}"),
+            _ => lines.push(w),
+        }
+    }
+    let rows: Vec<(&str, String)> = lines
+        .into_iter()
+        .enumerate()
+        .map(|(i, l)| (if i == 0 { "quiet" } else { "" }, l))
+        .collect();
+    facts(&rows, view)
 }
 
 /// What the LAN's switch dropped and what its links did, by reason and place.

@@ -1,7 +1,7 @@
 //! OpenMetrics of this node: counters by the names that docs/glossary.md uses.
 
 use super::{Daemon, lock};
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 /// A document being written: families in order, one `# EOF` at the end.
 #[derive(Default)]
@@ -77,7 +77,7 @@ impl Daemon {
         self.lan_metrics(&mut page).await;
         let guests = self.guests.list();
         page.family("lanline_guests", "gauge", "Guests on this machine by state.");
-        let mut by_state = std::collections::BTreeMap::new();
+        let mut by_state = BTreeMap::new();
         for g in &guests {
             *by_state.entry(g.state.as_str()).or_insert(0u64) += 1;
         }
@@ -133,7 +133,7 @@ impl Daemon {
     /// Frames and bytes by port and by link, and what waits for links.
     async fn traffic_metrics(&self, page: &mut Page, lans: &[wire::LanId]) {
         let mut rows = Vec::new();
-        let mut links = std::collections::BTreeMap::new();
+        let mut links = BTreeMap::new();
         for lan in lans {
             let name = lan.to_string();
             for p in self.tunnel.ports(lan).await {
@@ -166,48 +166,7 @@ impl Daemon {
                 page.sample(&format!("{name}_total"), &[("lan", lan), (kind, at)], n);
             }
         }
-        page.family(
-            "lanline_link_drops",
-            "counter",
-            "Frames dropped at a link, by reason, of all LANs.",
-        );
-        for (peer, l) in &links {
-            for (reason, n) in &l.drops {
-                let labels = [("peer", peer.to_string()), ("reason", (*reason).to_owned())];
-                let labels = labels.each_ref().map(|(k, v)| (*k, v.as_str()));
-                page.sample("lanline_link_drops_total", &labels, *n);
-            }
-        }
-        type Gauge = fn(&tunnel::io::LinkInfo) -> u64;
-        let gauges: [(&str, &str, Gauge); 5] = [
-            ("lanline_link_queue_bytes", "Bytes that wait for a link.", |l| {
-                l.queued_bytes as u64
-            }),
-            ("lanline_link_queue_frames", "Frames that wait for a link.", |l| {
-                l.queue.frames as u64
-            }),
-            (
-                "lanline_link_queue_delay_p99_microseconds",
-                "99 of 100 frames that waited lately waited no longer.",
-                |l| l.queue.delay_p99.as_micros() as u64,
-            ),
-            (
-                "lanline_link_round_trip_microseconds",
-                "Smoothed round trip of a link.",
-                |l| l.path.rtt.as_micros() as u64,
-            ),
-            (
-                "lanline_link_mtu_bytes",
-                "Largest IP packet that goes in one datagram of a link.",
-                |l| l.mtu() as u64,
-            ),
-        ];
-        for (name, help, gauge) in gauges {
-            page.family(name, "gauge", help);
-            for (peer, l) in &links {
-                page.sample(name, &[("peer", &peer.to_string())], gauge(l));
-            }
-        }
+        queue_metrics(page, &links);
     }
 
     async fn lan_metrics(&self, page: &mut Page) {
@@ -244,6 +203,52 @@ impl Daemon {
                 &[("lan", &lan.to_string())],
                 self.tunnel.fdb(lan).await.len() as u64,
             );
+        }
+    }
+}
+
+/// What links dropped, and what waits for them.
+fn queue_metrics(page: &mut Page, links: &BTreeMap<wire::NodeId, tunnel::io::LinkInfo>) {
+    page.family(
+        "lanline_link_drops",
+        "counter",
+        "Frames dropped at a link, by reason, of all LANs.",
+    );
+    for (peer, l) in links {
+        for (reason, n) in &l.drops {
+            let labels = [("peer", peer.to_string()), ("reason", (*reason).to_owned())];
+            let labels = labels.each_ref().map(|(k, v)| (*k, v.as_str()));
+            page.sample("lanline_link_drops_total", &labels, *n);
+        }
+    }
+    type Gauge = fn(&tunnel::io::LinkInfo) -> u64;
+    let gauges: [(&str, &str, Gauge); 5] = [
+        ("lanline_link_queue_bytes", "Bytes that wait for a link.", |l| {
+            l.queued_bytes as u64
+        }),
+        ("lanline_link_queue_frames", "Frames that wait for a link.", |l| {
+            l.queue.frames as u64
+        }),
+        (
+            "lanline_link_queue_delay_p99_microseconds",
+            "99 of 100 frames that waited lately waited no longer.",
+            |l| l.queue.delay_p99.as_micros() as u64,
+        ),
+        (
+            "lanline_link_round_trip_microseconds",
+            "Smoothed round trip of a link.",
+            |l| l.path.rtt.as_micros() as u64,
+        ),
+        (
+            "lanline_link_mtu_bytes",
+            "Largest IP packet that goes in one datagram of a link.",
+            |l| l.mtu() as u64,
+        ),
+    ];
+    for (name, help, gauge) in gauges {
+        page.family(name, "gauge", help);
+        for (peer, l) in links {
+            page.sample(name, &[("peer", &peer.to_string())], gauge(l));
         }
     }
 }
