@@ -13,6 +13,7 @@
 )]
 
 pub mod api;
+pub mod attach;
 pub mod cli;
 pub mod config;
 pub mod defaults;

@@ -4,6 +4,7 @@
     reason = "this module is the crate's I/O: the control socket, the state folder, the terminal, the environment, and the daemon's tasks and timers"
 )]
 
+pub mod attach;
 pub mod client;
 pub mod daemon;
 pub mod logging;
