@@ -245,3 +245,15 @@ pub const CAPTURE_BATCHES: usize = 1_024;
 pub const RECENT_DROPS: usize = 256;
 /// How many of the newest are compared before another is added; a storm has few faces.
 pub const RECENT_ALIKE: usize = 16;
+
+/// IP addresses of guests behind one station: as many as the LAN may have Ethernet addresses on one node.
+pub const TRANSLATE_IPS: usize = 1_024;
+/// Of those, one guest's: IPv4, link-local, and an IPv6 privacy address a day for a week in each of a few prefixes.
+pub const TRANSLATE_IPS_PER_MAC: usize = 64;
+/// Guests that asked for a lease and whose answer is looked for.
+pub const TRANSLATE_CLIENTS: usize = 256;
+/// How long a guest's address is known that nobody uses: routers keep ARP entries for up to four hours and ask the station
+/// again before they ask everybody.
+pub const TRANSLATE_AGEING: Duration = Duration::from_secs(4 * 3_600);
+/// How often old ones are looked for.
+pub const TRANSLATE_SWEEP: Duration = Duration::from_secs(60);

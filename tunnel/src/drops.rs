@@ -101,6 +101,12 @@ reasons! {
     TooManyGroups = "too_many_groups",
     /// A guest that asks for listeners, as only multicast routers do.
     GuestMcastQuery = "guest_mcast_query",
+    /// A port by translation carries ARP and untagged IP alone.
+    TranslateNotIp = "translate_not_ip",
+    /// To, or in the name of, an address of the machine whose card the port uses.
+    TranslateHostAddress = "translate_host_address",
+    /// From the segment, for no guest that is known: most of it is the machine's own.
+    TranslateNotMapped = "translate_not_mapped",
     /// A guest that answers DHCP.
     GuestDhcpServer = "guest_dhcp_server",
     /// A guest that advertises itself as router.

@@ -38,6 +38,7 @@ pub mod fdb;
 pub mod io;
 pub mod loops;
 pub mod mcast;
+pub mod mactrans;
 pub mod packet;
 pub mod peek;
 pub mod policy;

@@ -44,14 +44,40 @@ pub struct LanCreate {
     pub name: String,
 }
 
-/// Joins the LAN to an interface of this machine; exactly one field is given.
+/// How a LAN is joined to an interface that is no bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachMode {
+    /// As a bridge, or by translation where the interface is wireless.
+    #[default]
+    Auto,
+    /// The interface goes into a bridge, which takes over its address and routes.
+    Bridge,
+    /// The interface stays as it is; all guests appear under its Ethernet address.
+    Translate,
+}
+
+/// Joins the LAN to an interface of this machine; exactly one of `bridge`, `tap` and `interface` is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LanAttach {
-    /// A bridge, or a physical interface that is put into a bridge.
+    /// A bridge.
     pub bridge: Option<String>,
     /// Name of a TAP that this machine gets on the LAN.
     pub tap: Option<String>,
+    /// A network card, wired or wireless.
+    pub interface: Option<String>,
+    /// How, for an interface.
+    #[serde(default)]
+    pub mode: AttachMode,
+    /// How long the change of an interface waits for contact before the old state is back, milliseconds; `null`: 60 s.
+    pub confirm_within_ms: Option<u64>,
+    /// Change the interface although another program manages it.
+    #[serde(default)]
+    pub force: bool,
+    /// The change that waits is good: keep it.
+    #[serde(default)]
+    pub confirm: bool,
 }
 
 /// Takes this node's interfaces off the LAN; with no field: all of them, guests' ports stay.
@@ -62,6 +88,8 @@ pub struct LanDetach {
     pub bridge: Option<String>,
     /// Only this TAP.
     pub tap: Option<String>,
+    /// Only this network card.
+    pub interface: Option<String>,
 }
 
 /// What was taken off.
@@ -175,6 +203,8 @@ pub enum PortKind {
     Tap,
     /// A TAP in a bridge of this machine.
     Bridge,
+    /// A network card of this machine, by translation of Ethernet addresses.
+    Translate,
     /// A guest's NIC.
     Guest,
 }

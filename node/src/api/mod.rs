@@ -23,8 +23,8 @@ pub use guest::{
 };
 pub use image::{ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, Part, PullResult, VerifyResult};
 pub use lan::{
-    Detached, Evicted, FdbKind, FdbRow, JoinRequest, JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite,
-    LanRow, LanView, MemberRow, PortKind, PortRow, Role, TicketOut,
+    AttachMode, Detached, Evicted, FdbKind, FdbRow, JoinRequest, JoinResult, LanAttach, LanCreate, LanDetach, LanEvict,
+    LanInvite, LanRow, LanView, MemberRow, PortKind, PortRow, Role, TicketOut,
 };
 pub use line::{Line, Progress, ProgressLine, StepLine, Unit};
 pub use machine::{

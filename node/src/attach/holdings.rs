@@ -220,6 +220,12 @@ impl Route {
         self.raw.0.get(1) == Some(&0)
     }
 
+    /// Does it run out?
+    pub fn expires(&self) -> bool {
+        let ticks = attr::find(&self.raw.0, RTMSG, RTA_CACHEINFO).and_then(|c| attr::u32_at(c, 8));
+        self.v6 && ticks.is_some_and(|t| t > 0)
+    }
+
     /// Does it use a next-hop object, which names its interface elsewhere?
     pub fn uses_object(&self) -> bool {
         attr::find(&self.raw.0, RTMSG, RTA_NH_ID).is_some()
@@ -282,6 +288,48 @@ impl Route {
 }
 
 impl Holdings {
+    /// What the interface is to have again, when the bridge `name` has `now`: addresses and routes that it still has as
+    /// they were at first, with what is left of their lives; those that came since; not those that went.
+    pub fn came_back(&self, name: &str, now: &Self) -> Self {
+        let to = Device {
+            name: &self.interface,
+            index: self.index,
+        };
+        let addr = |a: &Addr| {
+            let here = a.on(name, to, false, 0)?;
+            let raw = match self.addrs.iter().find(|o| o.text == a.text) {
+                Some(old) => {
+                    let life = attr::find(&here, IFADDRMSG, IFA_CACHEINFO);
+                    attr::rewrite(&old.raw.0, IFADDRMSG, |kind, value| match (kind, life) {
+                        (IFA_CACHEINFO, Some(life)) => Some(life.to_vec()),
+                        _ => Some(value.to_vec()),
+                    })
+                }
+                None => here,
+            };
+            Some(Addr {
+                raw: Raw(raw),
+                ..a.clone()
+            })
+        };
+        let route = |r: &Route| {
+            let raw = match self.routes.iter().find(|o| (o.v6, &o.text) == (r.v6, &r.text)) {
+                Some(old) if !r.expires() => old.raw.0.clone(),
+                _ => r.on(now.index, self.index, 0)?,
+            };
+            Some(Route {
+                raw: Raw(raw),
+                ..r.clone()
+            })
+        };
+        Self {
+            addrs: now.addrs.iter().filter_map(addr).collect(),
+            routes: now.routes.iter().filter_map(route).collect(),
+            at: now.at,
+            ..self.clone()
+        }
+    }
+
     /// Routers of default routes by way of this interface: contact with one of them is what must not be lost.
     pub fn gateways(&self) -> Vec<IpAddr> {
         let mut out: Vec<IpAddr> = self

@@ -1,7 +1,7 @@
 //! `lan` and `join`.
 
 use super::values::millis;
-use crate::api::{CaptureRequest, JoinRequest, LanAttach, LanDetach, LanInvite, Role, TraceRequest};
+use crate::api::{AttachMode, CaptureRequest, JoinRequest, LanAttach, LanDetach, LanInvite, Role, TraceRequest};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ pub enum LanCommand {
     Create(NameArgs),
     /// Join a LAN to an interface of this machine, or give this machine a TAP on it.
     #[command(after_help = "Examples:
-  lanline lan attach home --bridge br0
+  lanline lan attach home --interface eth0
   lanline lan attach home --tap lan0")]
     Attach(AttachArgs),
     /// Take this machine's interfaces off a LAN.
@@ -163,17 +163,44 @@ pub struct EvictArgs {
     pub peer: String,
 }
 
+/// How a LAN is joined to an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// As a bridge; by translation where the interface is wireless.
+    #[default]
+    Auto,
+    /// The interface goes into a bridge, which takes over its addresses and routes.
+    Bridge,
+    /// The interface stays as it is; guests appear under its Ethernet address.
+    Translate,
+}
+
 /// `lan attach`.
 #[derive(Clone, Debug, Args)]
 pub struct AttachArgs {
     /// Name of the LAN.
     pub name: String,
-    /// A bridge, or a physical interface that is put into a bridge.
-    #[arg(long, value_name = "IFACE", required_unless_present = "tap", conflicts_with = "tap")]
+    /// A bridge.
+    #[arg(long, value_name = "IFACE", required_unless_present_any = ["tap", "interface"], conflicts_with_all = ["tap", "interface"])]
     pub bridge: Option<String>,
     /// A TAP to make.
-    #[arg(long, value_name = "IFACE")]
+    #[arg(long, value_name = "IFACE", conflicts_with = "interface")]
     pub tap: Option<String>,
+    /// A network card, wired or wireless. If contact is lost by it, the old state is back after a minute.
+    #[arg(long, value_name = "IFACE")]
+    pub interface: Option<String>,
+    /// How, for an interface.
+    #[arg(long, value_enum, default_value_t = Mode::Auto, requires = "interface")]
+    pub mode: Mode,
+    /// How long the change waits for contact, 2s to 90s [default: 60s].
+    #[arg(long, value_name = "DURATION", value_parser = millis, requires = "interface")]
+    pub confirm_within: Option<u64>,
+    /// Change the interface although another program manages it.
+    #[arg(long, requires = "interface")]
+    pub force: bool,
+    /// Keep the change that waits for contact.
+    #[arg(long, requires = "interface")]
+    pub confirm: bool,
 }
 
 impl AttachArgs {
@@ -182,6 +209,15 @@ impl AttachArgs {
         LanAttach {
             bridge: self.bridge.clone(),
             tap: self.tap.clone(),
+            interface: self.interface.clone(),
+            mode: match self.mode {
+                Mode::Auto => AttachMode::Auto,
+                Mode::Bridge => AttachMode::Bridge,
+                Mode::Translate => AttachMode::Translate,
+            },
+            confirm_within_ms: self.confirm_within,
+            force: self.force,
+            confirm: self.confirm,
         }
     }
 }
@@ -192,11 +228,14 @@ pub struct DetachArgs {
     /// Name of the LAN.
     pub name: String,
     /// Only this bridge.
-    #[arg(long, value_name = "IFACE", conflicts_with = "tap")]
+    #[arg(long, value_name = "IFACE", conflicts_with_all = ["tap", "interface"])]
     pub bridge: Option<String>,
     /// Only this TAP.
-    #[arg(long, value_name = "IFACE")]
+    #[arg(long, value_name = "IFACE", conflicts_with = "interface")]
     pub tap: Option<String>,
+    /// Only this network card.
+    #[arg(long, value_name = "IFACE")]
+    pub interface: Option<String>,
 }
 
 impl DetachArgs {
@@ -205,6 +244,7 @@ impl DetachArgs {
         LanDetach {
             bridge: self.bridge.clone(),
             tap: self.tap.clone(),
+            interface: self.interface.clone(),
         }
     }
 }

@@ -143,6 +143,9 @@ pub enum Command {
   lanline console web
   echo poweroff | lanline console web")]
     Console(ConsoleArgs),
+    /// Put an interface's old state back unless its change is confirmed; started by the node itself.
+    #[command(hide = true)]
+    AttachGuard(GuardArgs),
 }
 
 /// `config`.
@@ -210,4 +213,13 @@ pub struct PingArgs {
 pub struct RevokeArgs {
     /// Id of the grant, from `lanline grants`.
     pub id: String,
+}
+
+/// `attach-guard`.
+#[derive(Clone, Debug, Args)]
+pub struct GuardArgs {
+    /// The journal.
+    pub journal: PathBuf,
+    /// How long to wait, milliseconds.
+    pub within_ms: u64,
 }

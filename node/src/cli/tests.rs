@@ -183,7 +183,7 @@ fn the_rest_becomes_its_requests() {
         a.request(),
         LanAttach {
             bridge: Some("br0".into()),
-            tap: None
+            ..LanAttach::default()
         }
     );
     let Ok(Cli {

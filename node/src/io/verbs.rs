@@ -6,6 +6,7 @@ use crate::{
     config::Flags,
     defaults,
     io::{
+        attach::guard,
         client::{Client, EMPTY},
         server, settings,
         terminal::{self, Reporter},
@@ -13,7 +14,7 @@ use crate::{
     render::{self, Human, View},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{io::Read, path::PathBuf};
+use std::{io::Read, path::PathBuf, time::Duration};
 use wire::{Fault, FaultKind};
 
 /// Exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
@@ -87,6 +88,7 @@ pub(super) type Done = Result<(), End>;
 impl Session {
     async fn verb(&self, command: Command) -> Done {
         match command {
+            Command::AttachGuard(a) => Ok(guard::run(a.journal, Duration::from_millis(a.within_ms)).await?),
             Command::Up(_) => Err(Fault::new(FaultKind::Failed, "'up' is not a request to a node").into()),
             Command::Down => self.down().await,
             Command::Status => self.get::<Status>(Op::Status, &[]).await,

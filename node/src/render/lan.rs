@@ -50,6 +50,7 @@ impl Human for Vec<LanRow> {
 pub(super) fn kind(p: &PortRow) -> String {
     match (p.kind, &p.bridge) {
         (PortKind::Tap, _) => "tap".into(),
+        (PortKind::Translate, _) => "translate".into(),
         (PortKind::Guest, _) => "guest".into(),
         (PortKind::Bridge, Some(b)) => format!("bridge {b}"),
         (PortKind::Bridge, None) => "bridge".into(),

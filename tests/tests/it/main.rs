@@ -9,6 +9,7 @@
     reason = "a test that cannot go on fails by panicking"
 )]
 
+mod attach;
 mod bad_input;
 mod common;
 mod guest;

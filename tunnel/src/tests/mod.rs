@@ -3,6 +3,7 @@
 pub(crate) mod build;
 mod fdb;
 mod hostile;
+mod mactrans;
 mod peek;
 mod policy;
 pub(crate) mod segments;

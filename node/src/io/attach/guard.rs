@@ -6,13 +6,8 @@
 //! it ends with the change confirmed or undone.
 
 use super::{Book, Settled};
-use std::{
-    io::Write,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use crate::io::terminal::hint;
+use std::{io::Write, os::fd::AsFd, path::PathBuf, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::unix::pipe,
@@ -76,14 +71,6 @@ impl Guard {
         let done = tokio::time::timeout(WAY_BACK, child.wait()).await;
         tracing::debug!(?done, "the dead-man ended");
     }
-
-    /// Waits until it went back by itself, its time being over.
-    pub async fn expire(self, left: Duration) {
-        let Self { mut child, input } = self;
-        let done = tokio::time::timeout(left + WAY_BACK, child.wait()).await;
-        tracing::debug!(?done, "the dead-man ended");
-        drop(input);
-    }
 }
 
 /// The dead-man's own life.
@@ -106,6 +93,7 @@ pub async fn run(journal: PathBuf, within: Duration) -> Result<(), Fault> {
         _ = int.recv() => {}
     }
     let book = Book { file: journal };
+    let name = book.interface();
     let mut last = Ok(Settled::Nothing);
     for _ in 0..ATTEMPTS {
         last = book.settle();
@@ -115,10 +103,13 @@ pub async fn run(journal: PathBuf, within: Duration) -> Result<(), Fault> {
         tokio::time::sleep(AGAIN).await;
     }
     match last {
-        Ok(done) => {
-            tracing::debug!(?done, "the dead-man ends");
+        Ok(Settled::Undone) => {
+            hint(&format!(
+                "lanline: the change of {name} was not confirmed; its old state is back\n"
+            ));
             Ok(())
         }
+        Ok(_) => Ok(()),
         Err(e) => Err(failed("the old state is not wholly back", &e)),
     }
 }
@@ -128,9 +119,4 @@ fn say_armed() -> std::io::Result<()> {
     let mut out = std::io::stdout();
     out.write_all(format!("{ARMED}\n").as_bytes())?;
     out.flush()
-}
-
-/// The journal of a path given on the command line belongs to this user and lies where journals lie.
-pub fn is_journal(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "json") && path.parent().and_then(Path::file_name) == Some("attach".as_ref())
 }

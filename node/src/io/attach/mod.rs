@@ -62,6 +62,12 @@ impl Book {
         &self.file
     }
 
+    /// The interface's name.
+    pub fn interface(&self) -> String {
+        let stem = self.file.file_stem();
+        stem.map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     fn lock(&self) -> io::Result<File> {
         let folder = self.file.parent().ok_or_else(|| io::Error::other("no parent folder"))?;
         fs::create_dir_all(folder)?;
@@ -202,11 +208,10 @@ pub fn settle_all(state: &Path) -> io::Result<Vec<(String, io::Result<Settled>)>
         other => other?,
     };
     for entry in list {
-        let path = entry?.path();
-        let name = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-        if let (Some(name), true) = (name, path.extension().is_some_and(|e| e == "json")) {
-            let done = Book { file: path }.settle();
-            out.push((name, done));
+        let file = entry?.path();
+        if file.extension().is_some_and(|e| e == "json") {
+            let book = Book { file };
+            out.push((book.interface(), book.settle()));
         }
     }
     Ok(out)

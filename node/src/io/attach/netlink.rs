@@ -104,8 +104,11 @@ impl Netlink {
     }
 }
 
-/// The first message: kind, flags, sequence, body; and what follows it.
-fn split(bytes: &[u8]) -> Option<(u16, u16, u32, &[u8], &[u8])> {
+/// Kind, flags, sequence and body of a message; what follows it.
+type Part<'a> = (u16, u16, u32, &'a [u8], &'a [u8]);
+
+/// The first message.
+fn split(bytes: &[u8]) -> Option<Part<'_>> {
     let head = bytes.first_chunk::<HEAD>()?;
     let len = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
     let body = bytes.get(HEAD..len)?;

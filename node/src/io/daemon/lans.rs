@@ -9,9 +9,8 @@ use overlay::{
     membership::{LanEvent, LanState, Lost},
     ticket::Ticket,
 };
-use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,22 +32,6 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// The membership machine is driven at least this often, so that expiry and eviction act within a minute even if the
 /// machine slept: timers of the operating system stop in suspend.
 const DRIVE_EVERY: Duration = Duration::from_secs(5);
-
-/// An interface that this machine attached to a LAN; attached again when the node starts.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Attachment {
-    pub bridge: Option<String>,
-    pub tap: Option<String>,
-}
-
-/// Attachments by LAN, as the state folder keeps them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Attachments {
-    pub lans: Vec<(LanId, BTreeSet<Attachment>)>,
-    /// Ports that are open now; not kept.
-    #[serde(skip)]
-    pub open: BTreeMap<(LanId, Attachment), tunnel::PortId>,
-}
 
 impl Daemon {
     /// Drives memberships until the node ends.
@@ -349,130 +332,6 @@ impl Daemon {
             peer: node.to_string(),
             told: u32::try_from(told).unwrap_or(u32::MAX),
         })
-    }
-
-    /// Attaches an interface, and remembers to do so again.
-    pub(super) async fn attach(&self, lan: &str, req: api::LanAttach) -> Result<api::PortRow, Fault> {
-        let lan = self.find_lan(lan)?;
-        if !lock(&self.lans).is_member(super::now(), &lan, self.me) {
-            return Err(Fault::new(
-                FaultKind::Refused,
-                format!("this node's membership of {} has ended", lan.name),
-            )
-            .next("ask its owner for a new ticket"));
-        }
-        let what = match (req.bridge, req.tap) {
-            (Some(b), None) => Attachment {
-                bridge: Some(b),
-                tap: None,
-            },
-            (None, Some(t)) => Attachment {
-                bridge: None,
-                tap: Some(t),
-            },
-            _ => {
-                return Err(Fault::new(
-                    FaultKind::Usage,
-                    "give either --bridge IFACE or --tap IFACE",
-                ));
-            }
-        };
-        if lock(&self.attached).open.contains_key(&(lan.clone(), what.clone())) {
-            return Err(
-                Fault::new(FaultKind::Usage, format!("it is attached to {} already", lan.name))
-                    .next(format!("look at it: lanline lan show {}", lan.name)),
-            );
-        }
-        self.tunnel.add_lan(lan.clone()).await.map_err(|e| faults::failed(&e))?;
-        let info = self.open_port(&lan, &what).await?;
-        self.keep_attachments(|a| match a.lans.iter_mut().find(|(l, _)| *l == lan) {
-            Some((_, set)) => {
-                set.insert(what.clone());
-            }
-            None => a.lans.push((lan.clone(), BTreeSet::from([what.clone()]))),
-        })?;
-        Ok(super::guest_rows::port_row(&info))
-    }
-
-    async fn open_port(&self, lan: &LanId, what: &Attachment) -> Result<tunnel::io::PortInfo, Fault> {
-        let spec = tunnel::io::TapSpec {
-            name: what.tap.clone(),
-            bridge: what.bridge.clone(),
-        };
-        let info = self.tunnel.add_tap(lan, spec).await.map_err(faults::port)?;
-        lock(&self.attached).open.insert((lan.clone(), what.clone()), info.id);
-        // Our own tunnel must never carry our own underlay.
-        self.overlay
-            .set_excluded_interfaces(self.tunnel.interfaces().await)
-            .await;
-        tracing::info!(lan = %lan, port = ?info, "attached");
-        Ok(info)
-    }
-
-    /// Opens again, at a start, what was attached before.
-    async fn attach_again(&self, lan: &LanId) {
-        let wanted: Vec<Attachment> = {
-            let a = lock(&self.attached);
-            let set = a
-                .lans
-                .iter()
-                .find(|(l, _)| l == lan)
-                .map(|(_, s)| s.clone())
-                .unwrap_or_default();
-            set.into_iter()
-                .filter(|w| !a.open.contains_key(&(lan.clone(), w.clone())))
-                .collect()
-        };
-        for what in wanted {
-            if let Err(f) = self.open_port(lan, &what).await {
-                tracing::error!(lan = %lan, error = %f, "cannot attach again what was attached before");
-            }
-        }
-    }
-
-    pub(super) async fn detach(&self, lan: &str, req: api::LanDetach) -> Result<api::Detached, Fault> {
-        let lan = self.find_lan(lan)?;
-        let hit = |w: &Attachment| match (&req.bridge, &req.tap) {
-            (None, None) => true,
-            (b, t) => (b.is_some() && w.bridge == *b) || (t.is_some() && w.tap == *t),
-        };
-        let open: Vec<_> = {
-            let a = lock(&self.attached);
-            a.open
-                .iter()
-                .filter(|((l, w), _)| *l == lan && hit(w))
-                .map(|((_, w), id)| (w.clone(), *id))
-                .collect()
-        };
-        self.keep_attachments(|a| {
-            for (_, set) in a.lans.iter_mut().filter(|(l, _)| *l == lan) {
-                set.retain(|w| !hit(w));
-            }
-            a.lans.retain(|(_, set)| !set.is_empty());
-        })?;
-        for (what, id) in &open {
-            if let Err(e) = self.tunnel.remove_port(*id).await {
-                tracing::debug!(error = %e, "the port was gone already");
-            }
-            lock(&self.attached).open.remove(&(lan.clone(), what.clone()));
-        }
-        self.overlay
-            .set_excluded_interfaces(self.tunnel.interfaces().await)
-            .await;
-        let ports = open.into_iter().filter_map(|(w, _)| w.bridge.or(w.tap)).collect();
-        Ok(api::Detached {
-            lan: lan.name.to_string(),
-            ports,
-        })
-    }
-
-    fn keep_attachments(&self, f: impl FnOnce(&mut Attachments)) -> Result<(), Fault> {
-        let mut a = lock(&self.attached);
-        let mut next = a.clone();
-        f(&mut next);
-        persist::save(&self.dir.join("attachments.json"), &next)?;
-        a.lans = next.lans;
-        Ok(())
     }
 }
 

@@ -134,7 +134,7 @@ impl Daemon {
                 }
                 TunnelEvent::PortDown { port, why } => {
                     tracing::warn!(?port, %why, "port down");
-                    lock(&self.attached).open.retain(|_, id| *id != port);
+                    self.port_is_down(port);
                 }
                 TunnelEvent::Guard { lan, what, why } => super::loops::say(&lan, &what, &why),
                 TunnelEvent::Frozen { lan, mac, why } => {

@@ -3,6 +3,7 @@
 //! Order of a start: lock, key, store, guests that still run, overlay, tunnel, discovery, LANs, disks and ports of
 //! those guests, control socket, ready. Order of an end: control socket, tombstones, links, peer book. Guests stay.
 
+mod attach;
 mod calls;
 mod capture;
 mod console;
@@ -16,6 +17,7 @@ mod groups;
 mod guest_rows;
 mod host;
 mod images;
+mod interface;
 mod lans;
 mod links;
 mod look;
@@ -76,7 +78,8 @@ pub(crate) struct Daemon {
     lans: Mutex<LanState>,
     lans_saved: Mutex<u64>,
     lans_changed: tokio::sync::Notify,
-    attached: Mutex<lans::Attachments>,
+    attached: Mutex<attach::Attachments>,
+    changes: interface::Changes,
     links: Mutex<LinkBook>,
     lending: Mutex<Lending>,
     registry: Mutex<Registry>,

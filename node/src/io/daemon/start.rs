@@ -23,6 +23,7 @@ const FAREWELL: Duration = Duration::from_millis(1_500);
 /// Runs the node until it is asked to end: by SIGTERM, SIGINT or `lanline down`.
 pub async fn run(opts: UpOptions) -> Result<(), Fault> {
     let claim = server::claim(&opts.state)?;
+    super::interface::settle_all(&opts.state).await?;
     let stop = CancellationToken::new();
     let (daemon, tasks) = assemble(opts, stop.clone()).await?;
     let socket = claim.bind()?;
@@ -81,6 +82,7 @@ impl Tasks {
         tokio::spawn(d.clone().serve_consoles());
         tokio::spawn(d.clone().keep_links());
         tokio::spawn(d.clone().keep_underlay());
+        tokio::spawn(d.clone().keep_attached());
         tokio::spawn(d.clone().publish_facts());
         tokio::spawn(d.clone().serve_pings());
         tokio::spawn(d.clone().serve_traces());
@@ -115,7 +117,6 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
     )
     .map_err(|e| faults::failed(&e))?;
     let lans = load_lans(&dir, &opts, me)?;
-    let revision = lans.revision();
     let attached = persist::load(&dir.join("attachments.json"))?.unwrap_or_default();
     let registry: Registry = persist::load(&dir.join("my-guests.json"))?.unwrap_or_default();
     let name = opts.config.name.clone();
@@ -133,10 +134,11 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         store,
         guests,
         discovery,
+        lans_saved: Mutex::new(lans.revision()),
         lans: Mutex::new(lans),
-        lans_saved: Mutex::new(revision),
         lans_changed: tokio::sync::Notify::new(),
         attached: Mutex::new(attached),
+        changes: super::interface::Changes::default(),
         links: Mutex::new(LinkBook::default()),
         lending: Mutex::new(lending),
         registry: Mutex::new(registry),
