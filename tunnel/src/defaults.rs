@@ -230,6 +230,8 @@ pub const GUEST_RETRY: (Duration, Duration) = (Duration::from_millis(50), Durati
 
 /// How often a TAP is asked whether it is still there; one ioctl. A deleted one shows neither as readable nor as ended.
 pub const TAP_CHECK: Duration = Duration::from_secs(2);
+/// Receive buffer of a packet socket, bytes: 5 ms at 6 Gb/s.
+pub const PACKET_BUFFER: i32 = 4 << 20;
 /// MTU of a TAP.
 pub const TAP_MTU: u16 = 1_500;
 

@@ -185,6 +185,26 @@ pub fn until<T>(limit: Duration, what: &str, mut f: impl FnMut() -> Result<Optio
     }
 }
 
+/// As [`until`], without giving up the CPU: for an instant that a poll would miss.
+pub fn until_busy(limit: Duration, mut f: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !f() {
+        if Instant::now() >= deadline {
+            bail!("waited {limit:?} in vain");
+        }
+        std::hint::spin_loop();
+    }
+    Ok(())
+}
+
+/// Lets `d` go by, to hit another instant of what goes on meanwhile; no test depends on which.
+pub fn wait_busy(d: Duration) {
+    let deadline = Instant::now() + d;
+    while Instant::now() < deadline {
+        std::hint::spin_loop();
+    }
+}
+
 /// Gives up the CPU for `d`: for the pace of polling, and for a product that says nowhere when it has settled.
 pub(crate) fn pause(d: Duration) {
     // An interrupted pause only polls earlier.

@@ -34,7 +34,16 @@ impl Desk {
         let home = lab.home(&Params::home_line())?;
         let ns = lab.namespace("desk")?;
         home.machine.ns.ip(&[
-            "link", "add", "desk0", "type", "veth", "peer", "name", "eth0", "netns", ns.name(),
+            "link",
+            "add",
+            "desk0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            ns.name(),
         ])?;
         home.machine.ns.ip(&["link", "set", "desk0", "master", "br0", "up"])?;
         ns.ip(&["link", "set", "eth0", "up"])?;
@@ -99,7 +108,10 @@ impl Desk {
         ensure!(!links.contains("lanbr"), "the bridge is still there: {links}");
         let journal = self.node.state().join("attach/eth0.json");
         ensure!(!journal.exists(), "the journal is still there");
-        ensure!(self.home.ping([192, 168, 77, 200].into())?.is_some(), "no answer at the old address");
+        ensure!(
+            self.home.ping([192, 168, 77, 200].into())?.is_some(),
+            "no answer at the old address"
+        );
         Ok(())
     }
 
@@ -121,13 +133,19 @@ fn a_card_with_the_default_route_is_attached_and_detached_to_the_letter() -> Res
         let mac = desk.ns().ip(&["-br", "link", "show", "dev", "eth0"])?;
         let mac = mac.split_whitespace().nth(2).context("no address")?.to_owned();
         let row = desk.node.json(&["lan", "attach", "home", "--interface", "eth0"])?;
-        ensure!(text(&row, "kind")? == "bridge" && text(&row, "bridge")? == "lanbr0", "{row}");
+        ensure!(
+            text(&row, "kind")? == "bridge" && text(&row, "bridge")? == "lanbr0",
+            "{row}"
+        );
         ensure!(desk.is_bridged()?);
         let bridge = desk.ns().ip(&["addr", "show", "dev", "lanbr0"])?;
         for has in [&mac, "192.168.77.200/24", "2001:db8:77::200/64"] {
             ensure!(bridge.contains(has), "no {has}: {bridge}");
         }
-        ensure!(desk.home.ping([192, 168, 77, 200].into())?.is_some(), "the desktop lost its LAN");
+        ensure!(
+            desk.home.ping([192, 168, 77, 200].into())?.is_some(),
+            "the desktop lost its LAN"
+        );
         desk.linked()?;
         let again = desk.node.json(&["lan", "attach", "home", "--interface", "eth0"])?;
         ensure!(again["id"] == row["id"], "attached twice: {again}");
@@ -136,7 +154,11 @@ fn a_card_with_the_default_route_is_attached_and_detached_to_the_letter() -> Res
         desk.friend.ok(&["lan", "attach", "home", "--tap", "lan0"])?;
         let far = &desk.friend.machine().ns;
         far.ip(&["addr", "add", "192.168.77.222/24", "dev", "lan0"])?;
-        let far_answers = || eventually(BACK, "the friend to answer on the LAN", || desk.home.ping([192, 168, 77, 222].into()));
+        let far_answers = || {
+            eventually(BACK, "the friend to answer on the LAN", || {
+                desk.home.ping([192, 168, 77, 222].into())
+            })
+        };
         far_answers()?;
 
         desk.node.restart()?;
@@ -166,9 +188,13 @@ fn a_change_that_loses_contact_is_undone_in_time() -> Result<()> {
         desk.linked()?;
 
         // A person on another way in may know better.
-        let waiting = desk.node.spawn_cli("waiting", &["lan", "attach", "home", "--interface", "eth0"])?;
+        let waiting = desk
+            .node
+            .spawn_cli("waiting", &["lan", "attach", "home", "--interface", "eth0"])?;
         eventually(BACK, "the change to wait", || {
-            desk.node.ok(&["lan", "attach", "home", "--interface", "eth0", "--confirm"]).map(Some)
+            desk.node
+                .ok(&["lan", "attach", "home", "--interface", "eth0", "--confirm"])
+                .map(Some)
         })?;
         waiting.wait(BACK)?.ok()?;
         ensure!(desk.is_bridged()?);
@@ -185,7 +211,9 @@ fn kill_9_between_any_two_steps_and_before_the_confirmation_leaves_the_old_state
         desk.deafen(lab)?;
         let journal = desk.node.state().join("attach/eth0.json");
         for nth in 0..6u32 {
-            let _attach = desk.node.spawn_cli("attach", &["lan", "attach", "home", "--interface", "eth0"])?;
+            let _attach = desk
+                .node
+                .spawn_cli("attach", &["lan", "attach", "home", "--interface", "eth0"])?;
             if nth < 5 {
                 sh::until_busy(BACK, || journal.exists())?;
                 sh::wait_busy(Duration::from_millis(2) * nth);
@@ -209,7 +237,9 @@ fn case_33_a_node_that_starts_goes_back_from_what_nobody_confirmed() -> Result<(
         let desk = Desk::build(lab)?;
         let before = desk.picture()?;
         desk.deafen(lab)?;
-        let _attach = desk.node.spawn_cli("attach", &["lan", "attach", "home", "--interface", "eth0"])?;
+        let _attach = desk
+            .node
+            .spawn_cli("attach", &["lan", "attach", "home", "--interface", "eth0"])?;
         eventually(BACK, "all steps to be done", || Ok(desk.is_bridged()?.then_some(())))?;
         // As after a loss of power: nothing that watches is left. The dead-man goes first, so that it cannot act.
         for pid in guards(&desk.node)? {
@@ -218,7 +248,10 @@ fn case_33_a_node_that_starts_goes_back_from_what_nobody_confirmed() -> Result<(
         desk.node.kill();
         ensure!(desk.is_bridged()?, "somebody else went back");
         desk.node.start()?;
-        ensure!(desk.node.log().contains("a change was not confirmed"), "the node did not say so");
+        ensure!(
+            desk.node.log().contains("a change was not confirmed"),
+            "the node did not say so"
+        );
         desk.is_back(&before)
     })
 }

@@ -6,6 +6,7 @@ use super::{
     guest::GuestIo,
     link::LinkIo,
     pump::Pump,
+    station::Station,
     tap::{Tap, interface_mac},
     tunnel::{GuestPort, PortInfo},
 };
@@ -159,6 +160,15 @@ impl Pump {
             .ok_or(PortError::NoPort(id))
     }
 
+    pub(super) fn add_packet(&mut self, now: Instant, lan: &LanId, interface: &str) -> Result<PortInfo, PortError> {
+        let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
+        self.room_for_port(tag)?;
+        let io = PortIo::Packet(Box::new(Station::open(now, interface)?));
+        let id = self.insert_port(now, tag, io, None);
+        let port = self.fabric.ports.get(&id);
+        port.map(|p| p.info(id)).ok_or(PortError::NoPort(id))
+    }
+
     pub(super) fn add_guest(&mut self, now: Instant, lan: &LanId, port: GuestPort) -> Result<PortId, PortError> {
         let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
         self.room_for_port(tag)?;
@@ -262,7 +272,8 @@ impl Pump {
     pub(super) fn interfaces(&self) -> Vec<String> {
         let names = self.fabric.ports.values().filter_map(|p| match &p.io {
             PortIo::Tap { tap, bridge, .. } => Some([Some(tap.get_ref().name().to_owned()), bridge.clone()]),
-            PortIo::Guest { .. } => None,
+            // The underlay goes by this card, and nothing of a LAN comes in by the machine's own addresses.
+            PortIo::Packet(_) | PortIo::Guest { .. } => None,
         });
         names.flatten().flatten().collect()
     }

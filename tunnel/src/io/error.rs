@@ -35,6 +35,14 @@ pub enum PortError {
         /// What was tried.
         what: String,
     },
+    /// Not allowed to use packet sockets.
+    #[error(
+        "not allowed to {what}; run lanline as root, or give it the right: setcap cap_net_admin,cap_net_raw+ep $(command -v lanline)"
+    )]
+    NoRawPermission {
+        /// What was tried.
+        what: String,
+    },
     /// No /dev/net/tun.
     #[error("this machine has no /dev/net/tun; load it with: modprobe tun (in a container: --device /dev/net/tun)")]
     NoTun,

@@ -5,6 +5,7 @@ use super::{
     PortKind, PortState, Traffic,
     guest::GuestIo,
     record::Recorder,
+    station::Station,
     tap::{Offloads, Tap},
     tunnel::PortInfo,
 };
@@ -43,6 +44,7 @@ pub(super) enum PortIo {
         bridge: Option<String>,
         check_at: Instant,
     },
+    Packet(Box<Station>),
     Guest {
         io: GuestIo,
         guest: GuestId,
@@ -154,6 +156,14 @@ impl Fabric {
         }
     }
 
+    /// Counts a frame that a port's own rules kept from the switch.
+    pub(super) fn refuse(&mut self, port: PortId, why: DropReason) {
+        let lan = self.ports.get(&port).map(|p| p.lan);
+        if let Some(lan) = lan.and_then(|tag| self.lans.get_mut(&tag)) {
+            lan.switch.drops_mut().count(why);
+        }
+    }
+
     /// Takes what the last frame made its switch say.
     fn keep_made(&mut self, tag: LanTag) {
         for made in self.egress.made.drain(..) {
@@ -234,6 +244,7 @@ impl Port {
                     });
                 }
             }
+            PortIo::Packet(station) => result = station.write(now, packet, scratch, &mut self.dead),
             PortIo::Guest { io, .. } => segment::plain(packet, scratch, &mut |frame| {
                 if let Err(why) = io.send(now, frame) {
                     result = Err(why);
@@ -250,6 +261,7 @@ impl Port {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match &self.io {
             PortIo::Tap { check_at, .. } => Some(*check_at),
+            PortIo::Packet(station) => Some(station.poll_timeout()),
             PortIo::Guest { io, .. } => io.poll_timeout(),
         }
     }
@@ -264,6 +276,7 @@ impl Port {
                 }
             }
             PortIo::Tap { .. } => {}
+            PortIo::Packet(station) => station.handle_timeout(now, &mut self.dead),
             PortIo::Guest { io, guest, .. } => {
                 if io.handle_timeout(now) {
                     tracing::debug!(port = %id, %guest, "guest's network socket is open");
@@ -286,6 +299,11 @@ impl Port {
                     offloads,
                     PortState::Up,
                 )
+            }
+            PortIo::Packet(station) => {
+                let (name, mac) = (station.name().to_owned(), station.mac());
+                let kind = PortKind::Packet;
+                (kind, name, None, None, mac, station.offloads(), PortState::Up)
             }
             PortIo::Guest { io, guest, mac } => {
                 let why = || io.last_error.clone().unwrap_or_else(|| "not tried yet".into());
@@ -330,7 +348,7 @@ fn takes_whole(o: &Offloads, packet: &Packet<'_>) -> bool {
     }
 }
 
-fn classify_write(e: &io::Error, dead: &mut Option<String>) -> DropReason {
+pub(super) fn classify_write(e: &io::Error, dead: &mut Option<String>) -> DropReason {
     match e.raw_os_error() {
         Some(libc::EBADFD | libc::ENODEV) => {
             *dead = Some(format!("the interface was deleted ({e})"));

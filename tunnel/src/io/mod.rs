@@ -6,7 +6,7 @@
 //!
 //! [`Tunnel`] is the handle: it sends commands to the pump over a bounded channel and frames never pass through it. The
 //! pump runs on the runtime that it is given, the overlay's, so that a frame crosses from TAP to QUIC on one thread.
-//! `unsafe` is confined to [`tap`].
+//! `unsafe` is confined to [`tap`] and [`packet`].
 
 mod after;
 mod commands;
@@ -15,9 +15,11 @@ mod fabric;
 mod guard;
 mod guest;
 mod link;
+pub mod packet;
 mod pump;
 mod record;
 mod sight;
+mod station;
 pub mod tap;
 mod tunnel;
 

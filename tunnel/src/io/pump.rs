@@ -245,6 +245,15 @@ impl Pump {
         let mut frame = mem::take(&mut self.frame);
         let got = match &mut port.io {
             PortIo::Tap { tap, .. } => read_tap(cx, tap, &mut frame, &mut port.dead),
+            PortIo::Packet(station) => match station.poll_read(cx, now, &mut frame, &mut port.dead) {
+                Some(Ok(got)) => Some(got),
+                Some(Err(why)) => {
+                    self.frame = frame;
+                    self.fabric.refuse(id, why);
+                    return Some(1);
+                }
+                None => None,
+            },
             PortIo::Guest { io, .. } => match io.poll_frame(cx, now, &mut frame) {
                 Poll::Ready(n) => Some((VnetHdr::default(), n)),
                 Poll::Pending => None,

@@ -1,4 +1,4 @@
-//! A TAP by the kernel's own calls: the one place of this crate with `unsafe`.
+//! A TAP by the kernel's own calls.
 //!
 //! The device is not persistent: the kernel removes it, and its bridge port, when the last file descriptor closes, however
 //! the process ends. Offloads are asked for in full and given up step by step; what was given up is said in
@@ -51,7 +51,7 @@ pub struct Tap {
     offloads: Offloads,
 }
 
-fn request(name: &str) -> ifreq {
+pub(super) fn request(name: &str) -> ifreq {
     // SAFETY: `ifreq` is plain old data of integers and arrays; all zeroes is a value of it.
     let mut r: ifreq = unsafe { mem::zeroed() };
     // The last byte stays zero, so the name is terminated.
@@ -61,7 +61,7 @@ fn request(name: &str) -> ifreq {
     r
 }
 
-fn control(fd: RawFd, op: c_ulong, r: &mut ifreq) -> io::Result<()> {
+pub(super) fn control(fd: RawFd, op: c_ulong, r: &mut ifreq) -> io::Result<()> {
     // SAFETY: `fd` is open for the call's duration, `op` is one of the operations of this file, all of which take a pointer
     // to an `ifreq` that they read or fill, and `r` is one.
     let rc = unsafe { libc::ioctl(fd, op as _, std::ptr::from_mut(r)) };
@@ -123,7 +123,7 @@ fn system(what: &str, source: io::Error) -> PortError {
 }
 
 /// A name that Linux takes (`dev_valid_name`) and that is safe to print in a command.
-fn check_name(name: &str) -> Result<(), PortError> {
+pub(super) fn check_name(name: &str) -> Result<(), PortError> {
     let ok = (1..libc::IFNAMSIZ).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         && !matches!(name, "." | "..")

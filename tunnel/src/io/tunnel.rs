@@ -58,6 +58,8 @@ pub struct GuestPort {
 pub enum PortKind {
     /// A TAP, in a bridge or the host's own.
     Tap,
+    /// A network card, by translation of Ethernet addresses.
+    Packet,
     /// A guest's NIC.
     Guest,
 }
@@ -257,6 +259,14 @@ impl Tunnel {
     pub async fn add_tap(&self, lan: &LanId, spec: TapSpec) -> Result<PortInfo, PortError> {
         let lan = lan.clone();
         self.call(move |p, now| p.add_tap(now, &lan, spec))
+            .await
+            .unwrap_or(Err(PortError::Closed))
+    }
+
+    /// Adds a network card by translation ([`crate::mactrans`]); the card itself stays as it is.
+    pub async fn add_packet(&self, lan: &LanId, interface: String) -> Result<PortInfo, PortError> {
+        let lan = lan.clone();
+        self.call(move |p, now| p.add_packet(now, &lan, &interface))
             .await
             .unwrap_or(Err(PortError::Closed))
     }

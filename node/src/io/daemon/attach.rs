@@ -92,13 +92,13 @@ impl Daemon {
         }
         self.tunnel.add_lan(lan.clone()).await.map_err(|e| faults::failed(&e))?;
         let (info, note) = match what.interface {
-            Some(_) => {
+            Some(_) if !what.translate => {
                 let change = Change::new(&lan, &what, &req)?;
                 // In a task of its own: the change goes on to its end when the one who asked goes away.
                 let work = tokio::spawn(self.arc().attach_interface(change));
                 work.await.map_err(|e| faults::failed(&e))??
             }
-            None => (self.open_port(&lan, &what, what.bridge.clone()).await?, None),
+            _ => (self.open_port(&lan, &what, what.bridge.clone()).await?, None),
         };
         self.keep_attachments(|a| match a.lans.iter_mut().find(|(l, _)| *l == lan) {
             Some((_, set)) => {
@@ -141,7 +141,11 @@ impl Daemon {
             name: what.tap.clone(),
             bridge,
         };
-        let info = self.tunnel.add_tap(lan, spec).await.map_err(faults::port)?;
+        let info = match (&what.interface, what.translate) {
+            (Some(i), true) => self.tunnel.add_packet(lan, i.clone()).await,
+            _ => self.tunnel.add_tap(lan, spec).await,
+        };
+        let info = info.map_err(faults::port)?;
         self.note_open(lan, what, &info).await;
         Ok(info)
     }
@@ -194,7 +198,7 @@ impl Daemon {
         let wanted = lock(&self.attached).missing(lan);
         for what in wanted {
             let key = (lan.clone(), what.clone());
-            if what.interface.is_some() {
+            if what.interface.is_some() && !what.translate {
                 // A change waits for contact, and nobody else should wait for it.
                 tokio::spawn(self.arc().attach_interface_again(lan.clone(), what));
                 continue;

@@ -30,7 +30,7 @@ pub(super) fn store(e: ::images::io::StoreError) -> Fault {
 pub(super) fn port(e: tunnel::io::PortError) -> Fault {
     use tunnel::io::PortError as E;
     let kind = match &e {
-        E::NoPermission { .. } | E::NoTun => FaultKind::Missing,
+        E::NoPermission { .. } | E::NoRawPermission { .. } | E::NoTun => FaultKind::Missing,
         E::BadName(_) | E::NotBridge(_) | E::NameTaken(_) => FaultKind::Usage,
         E::NoInterface(_) | E::NoLan(_) | E::NoPort(_) => FaultKind::NoMatch,
         _ => FaultKind::Failed,

@@ -172,6 +172,7 @@ fn port_note(p: &PortInfo) -> Option<String> {
         (PortState::Connecting(why) | PortState::Standby(why) | PortState::Loop(why), _) => Some(why.clone()),
         (PortState::Listening, _) => Some("listening who else is on this segment".into()),
         (PortState::Up, PortKind::Guest) => None,
+        (PortState::Up, PortKind::Packet) => Some(format!("guests appear as {}", p.mac)),
         (PortState::Up, PortKind::Tap) => Some(offload_words(&p.offloads)),
     }
 }
@@ -204,6 +205,7 @@ pub(super) fn port_row(p: &PortInfo) -> api::PortRow {
         kind: match p.kind {
             PortKind::Tap if p.bridge.is_some() => api::PortKind::Bridge,
             PortKind::Tap => api::PortKind::Tap,
+            PortKind::Packet => api::PortKind::Translate,
             PortKind::Guest => api::PortKind::Guest,
         },
         bridge: p.bridge.clone(),
