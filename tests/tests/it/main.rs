@@ -22,3 +22,4 @@ mod nat;
 mod pieces;
 mod see;
 mod tickets;
+mod translate;

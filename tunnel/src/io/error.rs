@@ -59,7 +59,7 @@ pub enum PortError {
     NoInterface(String),
     /// An interface, but not a bridge.
     #[error(
-        "'{0}' is an interface but not a bridge, and lanline attaches to bridges only; make one that holds it (ip link add br0 type bridge; ip link set {0} master br0; ip link set br0 up; move {0}'s addresses to br0), then name br0"
+        "'{0}' is an interface but not a bridge; let lanline put it into one, or join by translation: --interface {0}"
     )]
     NotBridge(String),
     /// The bridge refused the TAP.

@@ -271,7 +271,7 @@ impl Port {
         match &mut self.io {
             PortIo::Tap { tap, check_at, .. } if *check_at <= now => {
                 *check_at = now + TAP_CHECK;
-                if let Err(e) = tap.get_ref().check() {
+                if let Err(e) = tap.get_mut().check() {
                     self.dead = Some(format!("the interface was deleted ({e})"));
                 }
             }

@@ -232,9 +232,13 @@ impl Tap {
         &self.offloads
     }
 
-    /// Is the device still there? When it is deleted nothing becomes readable, so this must be asked.
-    pub fn check(&self) -> io::Result<()> {
-        control(self.file.as_raw_fd(), libc::TUNGETIFF as c_ulong, &mut request(""))
+    /// Is the device still there? When it is deleted nothing becomes readable, so this must be asked. Learns its name
+    /// too, which may have changed.
+    pub fn check(&mut self) -> io::Result<()> {
+        let mut r = request("");
+        control(self.file.as_raw_fd(), libc::TUNGETIFF as c_ulong, &mut r)?;
+        self.name = name_of(&r);
+        Ok(())
     }
 
     /// Reads one frame into `buf`; its header is empty where the TAP has none. `WouldBlock` when none waits.
@@ -289,13 +293,12 @@ fn attach(file: &File, name: Option<&str>) -> Result<(String, bool), PortError> 
         (Some(libc::EBUSY | libc::EINVAL | libc::EEXIST), Some(n)) => PortError::NameTaken(n.into()),
         _ => system("make a TAP", e),
     })?;
-    let name = r
-        .ifr_name
-        .iter()
-        .take_while(|c| **c != 0)
-        .map(|c| char::from(*c as u8))
-        .collect();
-    Ok((name, vnet_hdr))
+    Ok((name_of(&r), vnet_hdr))
+}
+
+fn name_of(r: &ifreq) -> String {
+    let letters = r.ifr_name.iter().take_while(|c| **c != 0);
+    letters.map(|c| char::from(*c as u8)).collect()
 }
 
 /// Asks for offloads, fewer each time. The mask is state of the device, so it is set even where nothing is wanted.

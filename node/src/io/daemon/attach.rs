@@ -57,6 +57,12 @@ impl Attachments {
         set.into_iter().flatten().filter(closed).cloned().collect()
     }
 
+    /// The open port of a network card.
+    pub fn port_of(&self, lan: &LanId, interface: &str) -> Option<PortId> {
+        let hit = |((l, w), _): &(&(LanId, Attachment), &PortId)| l == lan && w.interface.as_deref() == Some(interface);
+        self.open.iter().find(hit).map(|(_, id)| *id)
+    }
+
     /// Does anything but this one use the interface?
     pub fn shared(&self, but: &LanId, interface: &str) -> bool {
         let uses = |w: &Attachment| w.interface.as_deref() == Some(interface) && !w.translate;
@@ -76,7 +82,9 @@ impl Daemon {
             .next("ask its owner for a new ticket"));
         }
         if req.confirm {
-            return self.confirm_change(&lan, req.interface.as_deref().unwrap_or_default());
+            return self
+                .confirm_change(&lan, req.interface.as_deref().unwrap_or_default())
+                .await;
         }
         let what = self.wanted(&req)?;
         let open = lock(&self.attached).open.get(&(lan.clone(), what.clone())).copied();
@@ -184,6 +192,10 @@ impl Daemon {
                 _ = tokio::time::sleep(AGAIN) => {}
                 _ = self.stop.cancelled() => return,
             }
+            // A TAP may have another name by now.
+            self.overlay
+                .set_excluded_interfaces(self.tunnel.interfaces().await)
+                .await;
             let lans: Vec<LanId> = lock(&self.attached).lans.iter().map(|(l, _)| l.clone()).collect();
             for lan in lans {
                 if lock(&self.lans).is_member(super::now(), &lan, self.me) {

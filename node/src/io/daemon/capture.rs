@@ -256,6 +256,7 @@ impl Daemon {
             let (name, what) = match (p.kind, &p.bridge) {
                 (PortKind::Guest, _) => (self.port_label(&p), format!("guest {}", p.name)),
                 (PortKind::Tap, Some(bridge)) => (p.name.clone(), format!("TAP in bridge {bridge}")),
+                (PortKind::Packet, _) => (p.name.clone(), "network card, by translation".to_owned()),
                 (PortKind::Tap, None) => (p.name.clone(), "TAP of this machine".to_owned()),
             };
             out.insert(Spot::Port(p.id), (name, what));

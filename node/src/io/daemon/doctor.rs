@@ -8,7 +8,7 @@ use vm::io::HostCaps;
 /// Receive buffer that the frame plane wants, bytes: 8 MiB hold 50 ms at 1.3 Gb/s.
 const WANTED_RMEM: u64 = 8 << 20;
 
-fn check(name: &str, verdict: Verdict, found: impl Into<String>, fix: Option<&str>) -> Check {
+pub(super) fn check(name: &str, verdict: Verdict, found: impl Into<String>, fix: Option<&str>) -> Check {
     Check {
         name: name.into(),
         verdict,
@@ -26,6 +26,7 @@ impl Daemon {
             .unwrap_or_default();
         checks.push(disk_check(&self.dir));
         checks.extend(self.network_checks().await);
+        checks.extend(self.reach_checks().await);
         DoctorReport { checks }
     }
 

@@ -227,19 +227,3 @@ pub(super) fn port_row(p: &PortInfo) -> api::PortRow {
         tx_bytes: p.tx_bytes,
     }
 }
-
-/// The answer to a person who confirmed the change of an interface.
-pub(super) fn confirmed_row(interface: &str) -> api::PortRow {
-    api::PortRow {
-        id: 0,
-        name: interface.to_owned(),
-        kind: api::PortKind::Bridge,
-        bridge: None,
-        up: true,
-        note: Some("the change is kept".into()),
-        rx_frames: 0,
-        tx_frames: 0,
-        rx_bytes: 0,
-        tx_bytes: 0,
-    }
-}

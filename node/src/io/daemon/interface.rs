@@ -413,7 +413,7 @@ impl Daemon {
     }
 
     /// A person says that the change is good.
-    pub(super) fn confirm_change(&self, lan: &LanId, interface: &str) -> Result<api::PortRow, Fault> {
+    pub(super) async fn confirm_change(&self, lan: &LanId, interface: &str) -> Result<api::PortRow, Fault> {
         let Some(word) = lock(&self.changes.unconfirmed).get(interface).cloned() else {
             return Err(Fault::new(
                 FaultKind::NoMatch,
@@ -422,7 +422,15 @@ impl Daemon {
             .next(format!("look at it: lanline lan show {}", lan.name)));
         };
         word.notify_one();
-        Ok(guest_rows::confirmed_row(interface))
+        let id = lock(&self.attached).port_of(lan, interface);
+        let ports = self.tunnel.ports(lan).await;
+        let port = ports.iter().find(|p| Some(p.id) == id);
+        port.map(guest_rows::port_row).ok_or_else(|| {
+            Fault::new(
+                FaultKind::Failed,
+                format!("the change of {interface} is kept, but its port has gone meanwhile"),
+            )
+        })
     }
 
     /// Takes an interface out of a bridge of ours again. A bridge that was there before us, or that others use, stays.

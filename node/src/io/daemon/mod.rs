@@ -27,6 +27,7 @@ mod metrics;
 mod names;
 mod outbox;
 mod persist;
+mod reach;
 mod registry;
 mod run;
 mod service;

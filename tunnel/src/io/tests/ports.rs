@@ -1,10 +1,11 @@
 //! TAPs and bridges: making, refusing, vanishing.
 
-use super::lab::{Host, lan};
+use super::lab::{HANG, Host, lan};
 use crate::{
-    io::{PortError, TapSpec, TunnelEvent, tap::Tap},
+    io::{PortError, PortInfo, PortKind, TapSpec, TunnelEvent, tap::Tap},
     need_root,
 };
+use std::time::Duration;
 
 fn tap(name: &str, bridge: Option<&str>) -> TapSpec {
     TapSpec {
@@ -53,7 +54,7 @@ async fn refusals_say_what_to_do() {
     );
     let (text, e) = err("lln0", Some("lln1")).await;
     assert!(matches!(e, PortError::NotBridge(n) if n == "lln1"), "{text}");
-    assert!(text.contains("ip link set lln1 master br0"), "{text}");
+    assert!(text.contains("--interface lln1"), "{text}");
     let (text, e) = err("lln1", None).await;
     assert!(matches!(e, PortError::NameTaken(_)), "{text}");
     for bad in ["", "a/b", "sixteen-letters-", "..", "-x", "a b", "%d"] {
@@ -94,4 +95,74 @@ async fn a_deleted_interface_ends_its_port() {
     assert!(host.tunnel.ports(&lan()).await.is_empty());
     let again = host.tunnel.add_tap(&lan(), tap("lln0", None)).await.unwrap();
     assert_ne!(again.id, info.id);
+}
+
+/// Looks at the ports until `good`; the pump asks its interfaces every few seconds.
+async fn ports_become(host: &Host, good: impl Fn(&[PortInfo]) -> bool) {
+    let look = async {
+        loop {
+            let ports = host.tunnel.ports(&lan()).await;
+            if good(&ports) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(HANG, look)
+        .await
+        .expect("the ports stay as they were");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn case_21_a_tap_that_is_renamed_resized_and_moved_goes_on_until_it_is_deleted() {
+    need_root!();
+    let mut host = Host::new(1).await;
+    let info = host.tunnel.add_tap(&lan(), tap("lln0", None)).await.unwrap();
+    host.ns.ip("link set lln0 mtu 600");
+    host.ns.ip("link set lln0 down");
+    host.ns.ip("link set lln0 name lln9");
+    host.ns.ip("link set lln9 up");
+    ports_become(&host, |p| p.iter().any(|p| p.name == "lln9" && p.id == info.id)).await;
+    assert_eq!(
+        host.tunnel.interfaces().await,
+        ["lln9"],
+        "the underlay must be told the new name"
+    );
+    let other = super::lab::Netns::new();
+    host.ns.ip(&format!("link set lln9 netns {}", other.0));
+    other.ip("link set lln9 name lln5");
+    ports_become(&host, |p| p.iter().any(|p| p.name == "lln5" && p.id == info.id)).await;
+    other.ip("link del lln5");
+    let down = host.event(|e| match e {
+        TunnelEvent::PortDown { port, .. } => Some(port),
+        _ => None,
+    });
+    assert_eq!(down.await, info.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn case_21_a_card_that_is_deleted_or_renamed_ends_its_port() {
+    need_root!();
+    let mut host = Host::new(1).await;
+    for change in ["link del lln1", "link set lln1 name lln3"] {
+        host.ns.ip("link add lln1 type veth peer name lln2");
+        host.ns.ip("link set lln1 up");
+        let info = host.tunnel.add_packet(&lan(), "lln1".into()).await.unwrap();
+        assert_eq!((info.kind, info.name.as_str()), (PortKind::Packet, "lln1"));
+        assert!(
+            host.tunnel.interfaces().await.is_empty(),
+            "the underlay goes by the card"
+        );
+        host.ns.ip("link set lln1 down");
+        host.ns.ip(change);
+        let down = host.event(|e| match e {
+            TunnelEvent::PortDown { port, .. } => Some(port),
+            _ => None,
+        });
+        assert_eq!(down.await, info.id, "{change}");
+    }
+    let e = host.tunnel.add_packet(&lan(), "lo".into()).await.unwrap_err();
+    assert!(e.to_string().contains("not an Ethernet interface"), "{e}");
+    let e = host.tunnel.add_packet(&lan(), "lln7".into()).await.unwrap_err();
+    assert!(matches!(e, PortError::NoInterface(n) if n == "lln7"));
 }
