@@ -3,7 +3,7 @@
 use crate::common::{refused, with_nodes};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 use tests::{
     io::{
         home::Home,
@@ -99,6 +99,13 @@ impl Desk {
     }
 
     fn is_back(&self, before: &str) -> Result<()> {
+        self.has_old_state(before)?;
+        let journal = self.node.state().join("attach/eth0.json");
+        ensure!(!journal.exists(), "the journal is still there");
+        Ok(())
+    }
+
+    fn has_old_state(&self, before: &str) -> Result<()> {
         eventually(BACK, "the old state to be back", || {
             let now = self.picture()?;
             ensure!(now == before, "before:\n{before}\nnow:\n{now}");
@@ -106,8 +113,6 @@ impl Desk {
         })?;
         let links = self.ns().ip(&["-br", "link"])?;
         ensure!(!links.contains("lanbr"), "the bridge is still there: {links}");
-        let journal = self.node.state().join("attach/eth0.json");
-        ensure!(!journal.exists(), "the journal is still there");
         ensure!(
             self.home.ping([192, 168, 77, 200].into())?.is_some(),
             "no answer at the old address"
@@ -210,18 +215,21 @@ fn kill_9_between_any_two_steps_and_before_the_confirmation_leaves_the_old_state
         let before = desk.picture()?;
         desk.deafen(lab)?;
         let journal = desk.node.state().join("attach/eth0.json");
-        for nth in 0..6u32 {
+        let bridge = Path::new("/proc/sys/net/ipv4/conf/lanbr0");
+        for nth in 0..9u32 {
             let _attach = desk
                 .node
                 .spawn_cli("attach", &["lan", "attach", "home", "--interface", "eth0"])?;
-            if nth < 5 {
-                sh::until_busy(BACK, || journal.exists())?;
-                sh::wait_busy(Duration::from_millis(2) * nth);
-            } else {
-                eventually(BACK, "all steps to be done", || Ok(desk.is_bridged()?.then_some(())))?;
+            match nth {
+                // Before the dead-man watches, and before anything is changed.
+                0 => sh::until_busy(BACK, || journal.exists())?,
+                // Somewhere among the steps.
+                1..8 => desk.ns().enter(|| sh::until_busy(BACK, || bridge.exists()))?,
+                _ => eventually(BACK, "all steps to be done", || Ok(desk.is_bridged()?.then_some(())))?,
             }
+            sh::wait_busy(Duration::from_millis(1) * nth.saturating_sub(1));
             desk.node.kill();
-            desk.is_back(&before)?;
+            desk.has_old_state(&before)?;
             desk.node.start()?;
             desk.linked()?;
             desk.is_back(&before)?;
