@@ -25,7 +25,7 @@ use std::{
 };
 use wire::{
     MacAddr,
-    frame::{EtherKind, Frame, PartialCsum},
+    frame::{EtherKind, Frame, PROBE_GROUP, PROBE_TYPE, PartialCsum},
 };
 
 /// Offsets in an ARP packet for IPv4 over Ethernet (RFC 826).
@@ -256,9 +256,14 @@ impl MacTrans {
         if frame.dst() == self.own {
             return Err(DropReason::TranslateHostAddress);
         }
+        // It left by this card before and came back by another member's port on the same segment.
+        if mac == self.own {
+            return Err(DropReason::SourceIsLocal);
+        }
         let edits = match frame.kind() {
             EtherKind::Arp => self.outgoing_arp(now, &frame, mac)?,
             EtherKind::Ipv4 | EtherKind::Ipv6 => self.outgoing_ip(now, &frame, mac)?,
+            EtherKind::Other(_) if is_probe(&frame) => Edits::default(),
             EtherKind::Other(_) => return Err(DropReason::TranslateNotIp),
         };
         let own = self.own.0;
@@ -351,6 +356,7 @@ impl MacTrans {
                 let ip = classify::ip(&frame).ok().flatten();
                 (ip.ok_or(DropReason::TranslateNotIp)?.dst, false)
             }
+            EtherKind::Other(_) if is_probe(&frame) => return Ok(()),
             EtherKind::Other(_) => return Err(DropReason::TranslateNotIp),
         };
         if !for_us {
@@ -375,6 +381,11 @@ impl MacTrans {
             self.learn(now, ip, mac);
         }
     }
+}
+
+/// A loop probe passes, so that members on one segment find each other.
+fn is_probe(frame: &Frame<'_>) -> bool {
+    frame.kind() == EtherKind::Other(PROBE_TYPE) && frame.dst() == PROBE_GROUP
 }
 
 /// The address that a neighbour advertisement is about.
