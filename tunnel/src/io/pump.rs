@@ -250,7 +250,7 @@ impl Pump {
                 Some(Err(why)) => {
                     self.frame = frame;
                     self.fabric.refuse(id, why);
-                    return Some(1);
+                    return Some((1, 0));
                 }
                 None => None,
             },

@@ -13,7 +13,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
-use wire::{MacAddr, frame::PartialCsum};
+use wire::{
+    MacAddr,
+    frame::{PROBE_GROUP, PROBE_TYPE, PartialCsum},
+};
 
 const STATION: MacAddr = MacAddr([0x5c, 0, 0, 0, 0, 1]);
 const GUEST: MacAddr = MacAddr(A);
@@ -218,10 +221,19 @@ fn what_is_not_arp_or_ip_or_is_not_ours_goes_no_further() {
     }
     let mut f = udp((ROUTER_IP, 5), (GUEST_IP, 5), (STATION, MacAddr::BROADCAST), b"x");
     assert_eq!(
-        t.incoming(now, &mut f),
+        t.incoming(now, &mut f.clone()),
         Err(DropReason::SourceIsLocal),
         "the access point's echo"
     );
+    assert_eq!(
+        t.outgoing(now, &mut f, None),
+        Err(DropReason::SourceIsLocal),
+        "what left by this card comes back by another member's"
+    );
+    let mut f = [&PROBE_GROUP.0[..], &GUEST.0, &PROBE_TYPE.to_be_bytes(), &[1; 50]].concat();
+    t.incoming(now, &mut f.clone()).unwrap();
+    t.outgoing(now, &mut f, None).unwrap();
+    assert_eq!(&f[6..12], &STATION.0, "a loop probe passes");
     let mut f = udp((ROUTER_IP, 5), (GUEST_IP, 5), (ROUTER, STATION), b"x");
     assert_eq!(t.incoming(now, &mut f), Err(DropReason::TranslateNotMapped));
     let mut f = udp((ROUTER_IP, 5), (GUEST_IP, 5), (ROUTER, GUEST), b"x");
