@@ -16,6 +16,7 @@ mod guest;
 mod kill;
 mod lab;
 mod load;
+mod loops;
 mod main_job;
 mod members;
 mod nat;
