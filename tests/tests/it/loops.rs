@@ -79,7 +79,7 @@ fn far_member(lab: &mut Lab, ticket: &str) -> Result<Node> {
 
 fn ports(node: &Node) -> Result<Vec<Value>> {
     let lan = node.json(&["lan", "show", "home"])?;
-    Ok(lan["ports"].as_array().context("no ports")?.clone())
+    Ok(lan["port_list"].as_array().context("no port_list")?.clone())
 }
 
 /// Ports that carry frames, and what the others say.

@@ -57,3 +57,5 @@ pub const CLAIMS: usize = 1_024;
 pub const CLAIM_KEPT: Duration = Duration::from_secs(60);
 /// The same clash is told again after this.
 pub const CLASH_AGAIN: Duration = Duration::from_secs(3_600);
+/// Own sealed packets that come in by a port within [`REPEAT_WINDOW`] before it is said: a bridge floods a handful.
+pub const OWN_STREAM: u32 = 32;

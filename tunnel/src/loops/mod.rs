@@ -165,7 +165,7 @@ impl Guard {
             return Ok(());
         };
         if !p.guest && self.underlay.is_ours(frame) {
-            if p.may_warn(now) {
+            if p.is_own_stream(now) && p.may_warn(now) {
                 self.events.push_back(GuardEvent::OwnUnderlay { port });
             }
             return Err(DropReason::SelfEncapsulation);

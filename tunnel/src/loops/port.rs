@@ -3,8 +3,9 @@
 use super::{
     Around, Cause, Phase,
     defaults::{
-        CUT_FIRST, CUT_LONGEST, CUT_WINDOW, FLAPS, GUARD_WARN, GUEST_PROBE_EVERY, LISTEN, OVERHEARD, PROBE_CHECKS,
-        PROBE_ECHO, PROBE_EVERY, PROBE_FORGET, PROBE_GAP, PROBE_LOST, PROBERS, PROBES_KEPT,
+        CUT_FIRST, CUT_LONGEST, CUT_WINDOW, FLAPS, GUARD_WARN, GUEST_PROBE_EVERY, LISTEN, OVERHEARD, OWN_STREAM,
+        PROBE_CHECKS, PROBE_ECHO, PROBE_EVERY, PROBE_FORGET, PROBE_GAP, PROBE_LOST, PROBERS, PROBES_KEPT,
+        REPEAT_WINDOW,
     },
 };
 use crate::{PortId, budget::Bucket, defaults::AGEING, fdb::Key};
@@ -60,6 +61,8 @@ pub(super) struct Port {
     overheard: BTreeMap<Key, (Instant, Option<NodeId>)>,
     pub(super) other_lan: u8,
     warned: Option<Instant>,
+    /// Own sealed packets since then.
+    own: (Option<Instant>, u32),
 }
 
 /// The same for the life of the port, and another on every node and LAN.
@@ -91,6 +94,7 @@ impl Port {
             overheard: BTreeMap::new(),
             other_lan: 0,
             warned: None,
+            own: (None, 0),
         }
     }
 
@@ -280,6 +284,17 @@ impl Port {
                 (false, true) => LISTEN / 2,
                 (false, false) => PROBE_EVERY,
             };
+    }
+
+    /// One more own sealed packet. A bridge that does not know a destination yet shows us a few, which is no harm; if they
+    /// go on, the way to a peer leads through this port.
+    pub(super) fn is_own_stream(&mut self, now: Instant) -> bool {
+        let (since, n) = &mut self.own;
+        if since.is_none_or(|at| now.duration_since(at) >= REPEAT_WINDOW) {
+            (*since, *n) = (Some(now), 0);
+        }
+        *n = n.saturating_add(1);
+        *n >= OWN_STREAM
     }
 
     /// A warning about this port may be said again.
