@@ -2,7 +2,10 @@
 //! connections to a peer is the best.
 
 use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, multiaddr::Protocol};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 use wire::{NodeId, link::PathKind};
 
 /// The same key in wire's form; `None` if the peer's key is not Ed25519 (no lanline node has such a key).
@@ -120,6 +123,7 @@ pub fn peer_of(addr: &Multiaddr) -> Option<PeerId> {
 pub struct Prefixes {
     hidden: Vec<(IpAddr, u8)>,
     bridged: Vec<(IpAddr, u8)>,
+    neighbours: BTreeSet<NodeId>,
 }
 
 impl Prefixes {
@@ -128,6 +132,7 @@ impl Prefixes {
         Self {
             hidden: networks(list),
             bridged: Vec::new(),
+            neighbours: BTreeSet::new(),
         }
     }
 
@@ -139,6 +144,24 @@ impl Prefixes {
     pub fn with_bridges(mut self, list: impl IntoIterator<Item = (IpAddr, u8)>) -> Self {
         self.bridged = networks(list);
         self
+    }
+
+    /// With nodes that are known to be on the wire of one of our bridges, in front of our tunnel and not behind it.
+    #[must_use]
+    pub fn with_neighbours(mut self, nodes: BTreeSet<NodeId>) -> Self {
+        self.neighbours = nodes;
+        self
+    }
+
+    /// What must not be dialled to reach this node: a neighbour may be dialled on the networks of our bridges.
+    #[must_use]
+    pub fn towards(&self, node: Option<NodeId>) -> Self {
+        let near = node.is_some_and(|n| self.neighbours.contains(&n));
+        Self {
+            hidden: self.hidden.clone(),
+            bridged: if near { Vec::new() } else { self.bridged.clone() },
+            neighbours: BTreeSet::new(),
+        }
     }
 
     /// Whether an IP lies in one of the networks, so that it must not be dialled.
@@ -267,6 +290,21 @@ mod tests {
         let bridge = Prefixes::default().with_bridges([("192.168.77.3".parse().unwrap(), 24)]);
         assert!(tap.contains_addr(&own) && tap.hides_addr(&own));
         assert!(bridge.contains_addr(&own) && !bridge.hides_addr(&own));
+        let (near, far) = (NodeId([1; 32]), NodeId([2; 32]));
+        let both = tap
+            .clone()
+            .with_bridges([("10.0.0.3".parse().unwrap(), 24)])
+            .with_neighbours([near].into());
+        let on_bridge = m("/ip4/10.0.0.9/udp/1/quic-v1");
+        assert!(
+            !both.towards(Some(near)).contains_addr(&on_bridge),
+            "a neighbour on the wire"
+        );
+        assert!(
+            both.towards(Some(near)).contains_addr(&own),
+            "never behind a TAP of our own"
+        );
+        assert!(both.towards(Some(far)).contains_addr(&on_bridge) && both.towards(None).contains_addr(&on_bridge));
         let ok = |s: &str, local| usable(&m(s), local, &tap);
         assert!(ok("/ip4/192.168.78.3/udp/7/quic-v1", false));
         assert!(!ok("/ip4/192.168.77.9/udp/7/quic-v1", false), "inside the tunnel");

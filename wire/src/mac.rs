@@ -28,9 +28,14 @@ impl MacAddr {
         !self.is_multicast() && self != Self::ZERO
     }
 
-    /// The 802.1Q reserved block 01:80:c2:00:00:00 to 0f (BPDU, PAUSE, LACP, 802.1X, LLDP): never tunnelled.
+    /// What speaks about one link and is never tunnelled: the 802.1Q reserved block 01:80:c2:00:00:00 to 0f (BPDU, PAUSE,
+    /// LACP, 802.1X, LLDP), and Cisco's 01:00:0c:cc:cc:cc (CDP, VTP, DTP, PAgP, UDLD) and 01:00:0c:cc:cc:cd (PVST+).
     pub fn is_link_reserved(self) -> bool {
-        self.0[..5] == [0x01, 0x80, 0xc2, 0x00, 0x00] && self.0[5] <= 0x0f
+        match self.0 {
+            [0x01, 0x80, 0xc2, 0x00, 0x00, last] => last <= 0x0f,
+            [0x01, 0x00, 0x0c, 0xcc, 0xcc, last] => matches!(last, 0xcc | 0xcd),
+            _ => false,
+        }
     }
 
     /// A locally administered unicast address made of the first six bytes of a hash or of random bytes.

@@ -1,7 +1,7 @@
 //! Keeps the underlay out of our own tunnels: no address behind an excluded interface is dialled, and none behind a TAP
 //! is announced.
 
-use crate::path::Prefixes;
+use crate::path::{self, Prefixes};
 use futures::{FutureExt, future::BoxFuture};
 use libp2p::{
     Multiaddr, Transport,
@@ -139,7 +139,8 @@ where
     }
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<T::Dial, TransportError<std::io::Error>> {
-        if self.excluded.borrow().contains_addr(&addr) {
+        let to = path::peer_of(&addr).and_then(|p| path::node_id(&p));
+        if self.excluded.borrow().towards(to).contains_addr(&addr) {
             return Err(TransportError::Other(std::io::Error::other(InTunnel(addr))));
         }
         self.inner.dial(addr, opts)

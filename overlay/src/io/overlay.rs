@@ -212,6 +212,12 @@ impl Overlay {
         drop(self.commands.send(Command::Exclude(names.into_iter().collect())).await);
     }
 
+    /// Nodes on the wire of this machine's bridges: they alone are dialled there, since the others' addresses may lie
+    /// behind our own tunnel.
+    pub async fn set_neighbours(&self, nodes: BTreeSet<NodeId>) {
+        drop(self.commands.send(Command::Neighbours(nodes)).await);
+    }
+
     /// Closes all connections to a peer. A member is dialled again.
     pub async fn close(&self, peer: NodeId) {
         drop(self.commands.send(Command::Close(peer)).await);

@@ -22,7 +22,7 @@ pub(super) async fn arm(tunnel: &Tunnel, key: &NodeKey) {
 }
 
 impl Daemon {
-    /// Tells the tunnel where its own underlay is, until the node ends.
+    /// Tells the tunnel where its own underlay is, and the overlay who is on the wire, until the node ends.
     pub(super) async fn keep_underlay(self: Arc<Self>) {
         loop {
             if let Ok(net) = self.overlay.status().await {
@@ -33,6 +33,7 @@ impl Daemon {
                 };
                 self.tunnel.set_underlay(underlay).await;
             }
+            self.overlay.set_neighbours(self.tunnel.neighbours().await).await;
             tokio::select! {
                 _ = tokio::time::sleep(ADDRESSES_EVERY) => {}
                 _ = self.stop.cancelled() => return,

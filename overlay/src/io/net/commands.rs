@@ -41,6 +41,11 @@ impl Net {
                 self.excluded = names;
                 self.scan_excluded();
             }
+            Command::Neighbours(nodes) if nodes != self.neighbours => {
+                self.neighbours = nodes;
+                self.scan_excluded();
+            }
+            Command::Neighbours(_) => {}
             Command::Close(peer) => {
                 if let Some(id) = path::peer_id(peer) {
                     // An error means that it was not connected, which is what is wanted.

@@ -120,7 +120,7 @@ impl Net {
 
     /// All addresses that are worth a try, best first.
     fn addresses(&self, node: NodeId) -> Vec<Multiaddr> {
-        let prefixes = self.prefixes.borrow().clone();
+        let prefixes = self.prefixes.borrow().towards(Some(node));
         let known = self.known.get(&node).map_or(&[][..], |v| v);
         let mut out: Vec<Multiaddr> = Vec::new();
         for a in known.iter().chain(self.book.addrs(&node)) {
@@ -214,7 +214,7 @@ impl Net {
             return;
         }
         d.stage = Stage::Found;
-        let prefixes = self.prefixes.borrow().clone();
+        let prefixes = self.prefixes.borrow().towards(path::node_id(&peer));
         let mut all: Vec<Multiaddr> = addrs.into_iter().filter(|a| path::usable(a, true, &prefixes)).collect();
         all.extend(self.relay_guesses(peer));
         if all.is_empty() {

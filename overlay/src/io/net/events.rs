@@ -210,7 +210,7 @@ impl Net {
         let local = route
             .and_then(|r| r.socket)
             .is_some_and(|s| s.ip().to_canonical().is_loopback());
-        let prefixes = self.prefixes.borrow().clone();
+        let prefixes = self.prefixes.borrow().towards(Some(node));
         let listen: Vec<Multiaddr> = info
             .listen_addrs
             .iter()
@@ -291,7 +291,7 @@ impl Net {
         let prefixes = self.prefixes.borrow().clone();
         let mut by_peer: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
         for (peer, addr) in list.into_iter().take(defaults::MAX_PEERS) {
-            if path::usable(&addr, false, &prefixes) {
+            if path::usable(&addr, false, &prefixes.towards(path::node_id(&peer))) {
                 by_peer.entry(peer).or_default().push(bare(&addr));
             }
         }

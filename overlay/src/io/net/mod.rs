@@ -71,6 +71,7 @@ pub(super) enum Command {
     SetMembers(BTreeSet<NodeId>),
     Block(BTreeSet<NodeId>),
     Exclude(BTreeSet<String>),
+    Neighbours(BTreeSet<NodeId>),
     Close(NodeId),
     Shutdown(oneshot::Sender<()>),
 }
@@ -144,6 +145,7 @@ pub(super) struct Net {
     members: BTreeSet<NodeId>,
     blocked: BTreeSet<NodeId>,
     excluded: BTreeSet<String>,
+    neighbours: BTreeSet<NodeId>,
     prefixes: watch::Sender<Arc<Prefixes>>,
     observed: VecDeque<Multiaddr>,
     relays: Relays,
@@ -251,7 +253,7 @@ impl Net {
     }
 
     fn scan_excluded(&mut self) {
-        let now = guard::prefixes_of(&self.excluded);
+        let now = guard::prefixes_of(&self.excluded).with_neighbours(self.neighbours.clone());
         self.prefixes.send_if_modified(|old| {
             let changed = **old != now;
             if changed {

@@ -138,6 +138,7 @@ impl Net {
             members: BTreeSet::new(),
             blocked: BTreeSet::new(),
             excluded: BTreeSet::new(),
+            neighbours: BTreeSet::new(),
             prefixes: prefixes_tx,
             observed: VecDeque::new(),
             relays: Relays::new(now),

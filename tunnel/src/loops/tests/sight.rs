@@ -5,7 +5,7 @@ use crate::{
     DropReason, PortId,
     loops::{
         GuardEvent, Service, Underlay,
-        defaults::{CLAIMS, CLASH_AGAIN},
+        defaults::{CLAIMS, CLASH_AGAIN, OWN_STREAM},
     },
     switch::{Ingress, SwitchEvent},
 };
