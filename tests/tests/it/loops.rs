@@ -4,10 +4,13 @@
 use crate::common::with_nodes;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 use tests::{
     io::{
-        lab::Lab,
+        lab::{Lab, say},
         netns::Netns,
         node::{Node, NodeSpec},
         sh::eventually,
@@ -145,12 +148,18 @@ fn of_two_members_on_one_lan_one_forwards_and_the_other_steps_in() -> Result<()>
         ensure!(seen < 200, "{seen} frames on the LAN for 20 pings: a storm");
 
         df.kill();
+        let killed = Instant::now();
         eventually(FOUND, "the other to step in", || {
             Ok((carrying(other)?.0 == 1).then_some(()))
         })?;
+        let stepped_in = killed.elapsed();
         eventually(FOUND, "the LAN's host to answer by the other member", || {
             Ok((ping(far_ns, HOST, 1)?.0 == 1).then_some(()))
         })?;
+        say(&format!(
+            "loops: the other stepped in after {stepped_in:?}, a ping got through after {:?}",
+            killed.elapsed()
+        ));
         df.start()?;
         eventually(FOUND, "the first to come back and stand by", || {
             let (up, says) = carrying(df)?;
@@ -239,6 +248,16 @@ fn a_node_whose_only_way_out_is_the_lan_that_it_carries_does_not_tunnel_itself()
         })?;
         eventually(FOUND, "the LAN's host to answer the far member", || {
             Ok((ping(&far.machine().ns, HOST, 1)?.0 == 1).then_some(()))
+        })?;
+        // Its only way to the others leads over the bridge that it carries: it finds its neighbour again there.
+        inner.restart()?;
+        let id = a.id()?;
+        eventually(FOUND * 2, "the neighbour to be found again over the wire", || {
+            let peers = inner.json(&["peers"])?.to_string();
+            Ok(peers.contains(&id).then_some(()))
+        })?;
+        eventually(FOUND, "one of the two to stand by again", || {
+            Ok((carrying(&a)?.0 + carrying(&inner)?.0 == 1).then_some(()))
         })?;
         let before = received(&host, "eth0")?;
         let (_, twice) = ping(&far.machine().ns, HOST, 10)?;
