@@ -23,11 +23,13 @@ pub const ACCEPT_QUEUE: usize = 64;
 pub const MTU_UPPER: u16 = 1_472;
 /// UDP payload that every path must carry (RFC 9000 §14).
 pub const MTU_INITIAL: u16 = 1_200;
-/// Bytes of datagrams that a link holds for sending. Four 64 KiB super-frames: more would only add delay, since the
-/// tunnel queues by flow before it.
-pub const LINK_SEND_BUFFER: usize = 256 * 1024;
-/// Bytes of received datagrams that wait for the tunnel; the size of the kernel's receive buffer asked for.
-pub const LINK_RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+/// Bytes of QUIC datagrams held: they are empty, and nobody reads them.
+pub const POKE_BUFFER: usize = 1_024;
+/// A link whose frames no report answers for this long, and two round trips, asks QUIC whether the peer is there: ten
+/// reports are missing by then.
+pub const POKE_AFTER: Duration = Duration::from_millis(500);
+/// Bytes of received datagrams that wait for the tunnel on one link: four turns of the socket.
+pub const LINK_INBOX: usize = 4 * 1024 * 1024;
 /// Socket buffers asked from the kernel (it may give less).
 pub const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 /// Unacknowledged bytes of one control stream: 100 Mb/s at 800 ms; libp2p's own figure.

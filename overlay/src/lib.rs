@@ -23,4 +23,5 @@ pub mod path;
 pub mod peer_book;
 pub mod punch;
 pub mod redial;
+pub mod sealed;
 pub mod ticket;

@@ -203,8 +203,6 @@ pub const READ_BUDGET: usize = 64 * 1024;
 pub const RECV_BATCH: usize = 128;
 /// Rounds over ports and links in one wake-up before the task yields.
 pub const ROUNDS: usize = 4;
-/// How soon a link without send room is asked again, where nothing else wakes the pump.
-pub const ROOM_POLL: Duration = Duration::from_millis(1);
 /// How long ports wait for a link without room. The overlay's sender needs some 100 us of this thread to send what it
 /// holds; 2 ms are twenty turns, and below what a person or a TCP timer can tell.
 pub const PATIENCE: Duration = Duration::from_millis(2);

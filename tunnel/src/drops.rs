@@ -135,8 +135,6 @@ reasons! {
     Codel = "codel",
     /// It waited for a link that ended.
     LinkGone = "link_gone",
-    /// The link took it and had no room after all.
-    LinkOverflow = "link_overflow",
     /// The path's MTU shrank while the datagram waited.
     LinkTooLarge = "link_too_large",
     /// The path's MTU is below what is worth cutting frames for.

@@ -13,14 +13,14 @@ use crate::{
     packet::{Headers, Packet},
     segment,
 };
-use bytes::{Bytes, BytesMut};
-use wire::frame::{
-    DATAGRAM_HEAD, FragmentMeta, Gso, LanTag, PartialCsum, RECORD_HEAD, SLICE_META, Scope, SliceMeta, put_echo,
-    put_echo_reply, put_fragment, put_frame, put_head, put_slice,
+use wire::{
+    frame::{
+        DATAGRAM_HEAD, FragmentMeta, Gso, LanTag, PartialCsum, RECORD_HEAD, SLICE_META, Scope, SliceMeta, put_echo,
+        put_echo_reply, put_fragment, put_frame, put_head, put_slice,
+    },
+    link::Burst,
 };
 
-/// One slab of memory for datagrams, bytes; they are split off it without a copy.
-const SLAB: usize = 64 * 1024;
 /// Meta of a fragment without its checksum, bytes.
 const FRAGMENT_META: usize = 8;
 /// A partial checksum in a frame's or fragment's meta, bytes.
@@ -32,9 +32,7 @@ pub struct Packer {
     room: usize,
     /// The open datagram's LAN.
     open: Option<LanTag>,
-    current: BytesMut,
-    done: Vec<Bytes>,
-    done_bytes: usize,
+    burst: Burst,
     next_id: u32,
     scratch: Vec<u8>,
 }
@@ -45,9 +43,7 @@ impl Packer {
         Self {
             room,
             open: None,
-            current: BytesMut::new(),
-            done: Vec::new(),
-            done_bytes: 0,
+            burst: Burst::default(),
             next_id: 0,
             scratch: Vec::new(),
         }
@@ -61,9 +57,9 @@ impl Packer {
         }
     }
 
-    /// Datagrams and bytes that are ready, the open one included.
+    /// Bytes that are packed and not sent, the open datagram included.
     pub fn pending_bytes(&self) -> usize {
-        self.done_bytes + self.current.len()
+        self.burst.bytes()
     }
 
     /// Adds a frame of a LAN.
@@ -88,7 +84,7 @@ impl Packer {
                 self.close();
             }
             self.begin(tag);
-            put_frame(&mut self.current, csum, frame);
+            put_frame(self.burst.body(), csum, frame);
             return Ok(());
         }
         let total = u16::try_from(frame.len()).map_err(|_| DropReason::Oversize)?;
@@ -104,7 +100,7 @@ impl Packer {
             self.begin(tag);
             let offset = total - u16::try_from(rest.len()).unwrap_or(total);
             put_fragment(
-                &mut self.current,
+                self.burst.body(),
                 &FragmentMeta {
                     id,
                     offset,
@@ -161,7 +157,7 @@ impl Packer {
                 csum,
                 last: tail.is_empty(),
             };
-            put_slice(&mut self.current, &meta, headers, data);
+            put_slice(self.burst.body(), &meta, headers, data);
             rest = tail;
         }
         Ok(())
@@ -188,28 +184,18 @@ impl Packer {
         self.push_link(|out| put_echo_reply(out, token));
     }
 
-    fn push_link(&mut self, put: impl FnOnce(&mut BytesMut)) {
+    fn push_link(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
         self.close();
-        put_head(&mut self.current, Scope::Link);
-        put(&mut self.current);
+        self.burst.begin();
+        put_head(self.burst.body(), Scope::Link);
+        put(self.burst.body());
         self.close();
     }
 
-    /// Closes the open datagram and takes what is ready, in order, until `budget` bytes; always at least one if the
-    /// budget holds it. The rest stays.
-    pub fn take(&mut self, budget: usize, out: &mut Vec<Bytes>) {
+    /// Closes the open datagram and gives all that is packed, in order, for a link to take from.
+    pub fn burst(&mut self) -> &mut Burst {
         self.close();
-        let mut sum = 0;
-        let n = self
-            .done
-            .iter()
-            .take_while(|d| {
-                sum += d.len();
-                sum <= budget
-            })
-            .count();
-        self.done_bytes -= self.done[..n].iter().map(Bytes::len).sum::<usize>();
-        out.extend(self.done.drain(..n));
+        &mut self.burst
     }
 
     fn id(&mut self) -> u32 {
@@ -221,7 +207,7 @@ impl Packer {
     fn left(&self) -> usize {
         self.room
             - if self.open.is_some() {
-                self.current.len()
+                self.burst.open_len()
             } else {
                 DATAGRAM_HEAD
             }
@@ -229,20 +215,14 @@ impl Packer {
 
     fn begin(&mut self, tag: LanTag) {
         if self.open.is_none() {
-            if self.current.capacity() < self.room {
-                self.current.reserve(SLAB.max(self.room));
-            }
-            put_head(&mut self.current, Scope::Lan(tag));
+            self.burst.begin();
+            put_head(self.burst.body(), Scope::Lan(tag));
             self.open = Some(tag);
         }
     }
 
     fn close(&mut self) {
         self.open = None;
-        if !self.current.is_empty() {
-            let datagram = self.current.split().freeze();
-            self.done_bytes += datagram.len();
-            self.done.push(datagram);
-        }
+        self.burst.close();
     }
 }

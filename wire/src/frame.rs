@@ -39,6 +39,7 @@ mod ethernet;
 mod group_update;
 mod mac_update;
 mod probe;
+mod sealed;
 mod vnet;
 
 pub use datagram::{
@@ -49,4 +50,5 @@ pub use ethernet::{EtherKind, Frame, FrameError, MAX_FRAME, MIN_FRAME, VlanTag};
 pub use group_update::{GroupAdvert, GroupUpdate, MAX_GROUPS};
 pub use mac_update::{MAX_ADVERT_IPS, MAX_ADVERTS, MacAdvert, MacAnswer, MacBehind, MacUpdate};
 pub use probe::{Boot, PROBE_CONTEXT, PROBE_GROUP, PROBE_LEN, PROBE_TYPE, Probe, SignedProbe, is_probe};
+pub use sealed::{Cipher, MAX_SAMPLES, PathMessage, PathReport, SAMPLE_EVERY, SEALED_FIRST, SEALED_MASK, SealHead};
 pub use vnet::{Gso, GsoKind, Offload, PartialCsum, VNET_HDR, VnetHdr};

@@ -220,6 +220,8 @@ pub struct NetStatus {
     pub routing: usize,
     /// Peers in the peer book.
     pub remembered: usize,
+    /// Sealed datagrams that came for no link here: of links that ended, or made up.
+    pub stray_datagrams: u64,
     /// `on`, `off`, or why it could not start.
     pub mdns: String,
 }

@@ -1,9 +1,6 @@
-//! Links: QUIC datagrams where there is a direct path, datagrams over a stream where there is none.
+//! Links where there is no direct path: datagrams over a libp2p stream.
 
-use super::{
-    plane,
-    port::{Port, close},
-};
+use super::port::Port;
 use crate::defaults;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{
@@ -14,184 +11,16 @@ use futures::{
 use libp2p::Stream;
 use std::{
     collections::VecDeque,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::sync::Notify;
-use tokio_util::sync::ReusableBoxFuture;
 use wire::{
     NodeId,
-    link::{Link, LinkClosed, PathInfo, PathKind, Sent},
+    link::{Burst, Link, LinkClosed, PathInfo, PathKind, Sent},
 };
-
-type NextDatagram = Result<Bytes, quinn::ConnectionError>;
-
-/// Sends between two looks at whether the connection moved to another IP and got a fresh congestion controller.
-const REOPEN_EVERY: u32 = 256;
-
-/// A link over a QUIC connection of the frame plane.
-pub(super) struct QuicLink {
-    peer: NodeId,
-    conn: quinn::Connection,
-    /// Weak: a link that the tunnel still holds must not keep a stopped node's port open.
-    port: Weak<Port>,
-    serial: u64,
-    /// A read that waits; kept between polls so that its waker stays registered.
-    wait: Option<ReusableBoxFuture<'static, NextDatagram>>,
-    waiting: bool,
-    sends: u32,
-}
-
-impl QuicLink {
-    /// Claims the peer's slot; `None`, and the connection is closed, if this link has to yield to another.
-    pub(super) fn new(port: &Arc<Port>, peer: NodeId, initiator: NodeId, conn: quinn::Connection) -> Option<Self> {
-        let ended = conn.clone();
-        let end = move |code: u32, why: &str| ended.close(code.into(), why.as_bytes());
-        let Some(serial) = port.claim_link(peer, initiator, false, Box::new(end)) else {
-            conn.close(close::REFUSED.into(), b"no place for this link");
-            return None;
-        };
-        port.note_frames(peer, &conn);
-        if initiator != port.me {
-            Port::take_frames(conn.clone());
-        }
-        Some(Self {
-            peer,
-            conn,
-            port: Arc::downgrade(port),
-            serial,
-            wait: None,
-            waiting: false,
-            sends: 0,
-        })
-    }
-
-    fn closed(&self, e: &quinn::ConnectionError) -> LinkClosed {
-        LinkClosed {
-            peer: self.peer,
-            why: wire::fault::plain(&e.to_string()),
-        }
-    }
-
-    /// Takes what has already arrived.
-    fn drain(&self, cx: &mut Context<'_>, out: &mut Vec<Bytes>, max: usize) -> Result<usize, quinn::ConnectionError> {
-        let mut n = 0;
-        while n < max {
-            match pin!(self.conn.read_datagram()).poll(cx) {
-                Poll::Ready(Ok(d)) => out.push(d),
-                Poll::Ready(Err(e)) if n == 0 => return Err(e),
-                Poll::Ready(Err(_)) | Poll::Pending => break,
-            }
-            n += 1;
-        }
-        Ok(n)
-    }
-}
-
-impl Link for QuicLink {
-    fn peer(&self) -> NodeId {
-        self.peer
-    }
-
-    fn max_payload(&self) -> usize {
-        self.conn.max_datagram_size().unwrap_or(0)
-    }
-
-    fn send(&mut self, batch: &mut Vec<Bytes>) -> Result<Sent, LinkClosed> {
-        self.sends = self.sends.wrapping_add(1);
-        if self.sends.is_multiple_of(REOPEN_EVERY) {
-            plane::open_up(&self.conn);
-        }
-        let mut sent = Sent::default();
-        // quinn would drop the oldest datagram for a new one; dropping the new one here lets the caller count it.
-        let mut room = self.conn.datagram_send_buffer_space();
-        for d in batch.drain(..) {
-            let len = d.len();
-            if len > room {
-                sent.overflow += 1;
-                continue;
-            }
-            match self.conn.send_datagram(d) {
-                Ok(()) => {
-                    room -= len;
-                    sent.taken += 1;
-                }
-                Err(quinn::SendDatagramError::TooLarge) => sent.too_large += 1,
-                Err(quinn::SendDatagramError::ConnectionLost(e)) => return Err(self.closed(&e)),
-                Err(e) => {
-                    return Err(LinkClosed {
-                        peer: self.peer,
-                        why: e.to_string(),
-                    });
-                }
-            }
-        }
-        Ok(sent)
-    }
-
-    fn send_room(&self) -> usize {
-        self.conn.datagram_send_buffer_space()
-    }
-
-    fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>, max: usize) -> Poll<Result<usize, LinkClosed>> {
-        match self.drain(cx, out, max) {
-            Ok(0) => {}
-            Ok(n) => return Poll::Ready(Ok(n)),
-            Err(e) => return Poll::Ready(Err(self.closed(&e))),
-        }
-        if !self.waiting {
-            let conn = self.conn.clone();
-            let read = async move { conn.read_datagram().await };
-            match &mut self.wait {
-                Some(w) => w.set(read),
-                None => self.wait = Some(ReusableBoxFuture::new(read)),
-            }
-            self.waiting = true;
-        }
-        let Some(wait) = &mut self.wait else {
-            return Poll::Pending;
-        };
-        match wait.poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(done) => {
-                self.waiting = false;
-                Poll::Ready(match done {
-                    Ok(d) => {
-                        out.push(d);
-                        Ok(1)
-                    }
-                    Err(e) => Err(self.closed(&e)),
-                })
-            }
-        }
-    }
-
-    fn path(&self) -> PathInfo {
-        plane::open_up(&self.conn);
-        let s = self.conn.stats();
-        let remote = self.conn.remote_address();
-        PathInfo {
-            kind: PathKind::Direct,
-            remote: Some((remote.ip().to_canonical(), remote.port()).into()),
-            rtt: s.path.rtt,
-            lost: s.path.lost_packets,
-            sent: s.path.sent_packets,
-            tx_bytes: s.udp_tx.bytes,
-            rx_bytes: s.udp_rx.bytes,
-        }
-    }
-}
-
-impl Drop for QuicLink {
-    fn drop(&mut self) {
-        self.conn.close(close::BYE.into(), b"");
-        if let Some(port) = self.port.upgrade() {
-            port.release_link(self.peer, self.serial);
-        }
-    }
-}
 
 /// What a stream link's two ends share.
 #[derive(Default)]
@@ -201,6 +30,8 @@ struct Pipe {
     work: Notify,
     /// The reader must look again.
     reader: AtomicWaker,
+    /// The queue has room again.
+    room: AtomicWaker,
 }
 
 #[derive(Default)]
@@ -227,6 +58,7 @@ impl Pipe {
         drop(q);
         self.work.notify_one();
         self.reader.wake();
+        self.room.wake();
     }
 }
 
@@ -248,7 +80,7 @@ pub(super) struct StreamLink {
 const READ: usize = 64 * 1024;
 
 impl StreamLink {
-    /// Claims the peer's slot and starts the writer on the current runtime; `None` as in [`QuicLink::new`].
+    /// Claims the peer's slot and starts the writer on the current runtime; `None` as in [`super::sealed::SealedLink::new`].
     pub(super) fn new(
         port: &Arc<Port>,
         peer: NodeId,
@@ -298,7 +130,7 @@ impl StreamLink {
     }
 
     /// Takes whole datagrams out of the buffer.
-    fn split(&mut self, out: &mut Vec<Bytes>, max: usize) -> usize {
+    fn split(&mut self, max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
         let mut n = 0;
         while n < max {
             let Some(head) = self.buf.first_chunk::<2>() else { break };
@@ -307,7 +139,7 @@ impl StreamLink {
                 break;
             }
             self.buf.advance(2);
-            out.push(self.buf.split_to(len).freeze());
+            sink(&self.buf.split_to(len));
             n += 1;
         }
         n
@@ -332,6 +164,7 @@ async fn write_out(pipe: Arc<Pipe>, mut write: WriteHalf<Stream>) {
                 buf.extend_from_slice(&d);
             }
         }
+        pipe.room.wake();
         if buf.is_empty() {
             pipe.work.notified().await;
             continue;
@@ -364,26 +197,27 @@ impl Link for StreamLink {
         defaults::STREAM_LINK_PAYLOAD
     }
 
-    fn send(&mut self, batch: &mut Vec<Bytes>) -> Result<Sent, LinkClosed> {
+    fn send(&mut self, burst: &mut Burst) -> Result<Sent, LinkClosed> {
         let mut sent = Sent::default();
         let mut q = self.pipe.lock();
         if let Some(why) = &q.ended {
             let why = why.clone();
-            batch.clear();
+            burst.clear();
             return Err(LinkClosed { peer: self.peer, why });
         }
-        for d in batch.drain(..) {
+        while let Some(d) = burst.first() {
             if d.len() > defaults::STREAM_LINK_PAYLOAD {
                 sent.too_large += 1;
             } else if q.bytes + d.len() > defaults::STREAM_LINK_QUEUE {
-                sent.overflow += 1;
+                break;
             } else {
                 q.bytes += d.len();
                 q.tx_bytes += d.len() as u64 + 2;
                 q.sent += 1;
                 sent.taken += 1;
-                q.waiting.push_back(d);
+                q.waiting.push_back(Bytes::copy_from_slice(d));
             }
+            burst.advance(1);
         }
         drop(q);
         self.pipe.work.notify_one();
@@ -391,13 +225,29 @@ impl Link for StreamLink {
     }
 
     fn send_room(&self) -> usize {
-        defaults::STREAM_LINK_QUEUE.saturating_sub(self.pipe.lock().bytes)
+        let room = defaults::STREAM_LINK_QUEUE.saturating_sub(self.pipe.lock().bytes);
+        // Less than a datagram is no room.
+        if room < defaults::STREAM_LINK_PAYLOAD { 0 } else { room }
     }
 
-    fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>, max: usize) -> Poll<Result<usize, LinkClosed>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.pipe.room.register(cx.waker());
+        if self.send_room() > 0 || self.pipe.lock().ended.is_some() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Poll<Result<usize, LinkClosed>> {
         self.pipe.reader.register(cx.waker());
         loop {
-            let n = self.split(out, max);
+            let n = self.split(max, sink);
             if n > 0 {
                 return Poll::Ready(Ok(n));
             }
@@ -430,6 +280,10 @@ impl Link for StreamLink {
             sent: q.sent,
             tx_bytes: q.tx_bytes,
             rx_bytes: self.rx_bytes,
+            mtu: None,
+            queue_delay: None,
+            pace: None,
+            drops: Vec::new(),
         }
     }
 }

@@ -22,6 +22,8 @@ mod net;
 mod overlay;
 mod plane;
 mod port;
+mod seal_socket;
+mod sealed;
 mod socket;
 mod streams;
 mod tls;

@@ -3,9 +3,10 @@
 use super::{
     api::{CallError, Inbound, NetStatus, OverlayConfig, OverlayEvent, PeerInfo, StartError, Stream},
     calls,
-    link::{QuicLink, StreamLink},
+    link::StreamLink,
     net::{Command, Net},
     port::Port,
+    sealed::SealedLink,
     streams::{OpenFailed, Shared},
 };
 use crate::{defaults, path};
@@ -253,7 +254,7 @@ pub(super) async fn direct_link(port: &Arc<Port>, peer: NodeId) -> Result<Option
     for control in ways.iter().rev() {
         match port.open_frames(id, control.remote_address()).await {
             Ok(conn) => {
-                return QuicLink::new(port, peer, port.me, conn)
+                return SealedLink::new(port, peer, port.me, conn)
                     .map(|l| Some(Box::new(l) as Box<dyn Link>))
                     .ok_or(CallError::LinkExists(peer));
             }

@@ -2,6 +2,7 @@
 
 use super::{
     plane::{self, Plane},
+    seal_socket::SealSocket,
     socket::{endpoint_config, other_endpoint, udp_socket},
     tls::{self, TlsError},
 };
@@ -88,8 +89,8 @@ pub(super) struct Port {
     pub(super) me: NodeId,
     pub(super) keypair: Keypair,
     pub(super) endpoint: quinn::Endpoint,
-    /// The same socket, for punch packets.
-    socket: tokio::net::UdpSocket,
+    /// The socket below QUIC, for sealed datagrams and punch packets.
+    pub(super) sealed: Arc<SealSocket>,
     state: Mutex<State>,
 }
 
@@ -98,11 +99,11 @@ impl Port {
     pub(super) fn bind(key: &NodeKey, keypair: Keypair, listen: SocketAddr) -> Result<Arc<Self>, PortError> {
         let failed = |source| PortError::Bind { listen, source };
         let socket = udp_socket(listen).map_err(failed)?;
-        let punch_socket = socket.try_clone().map_err(failed)?;
-        let endpoint = quinn::Endpoint::new(
+        let sealed = SealSocket::new(socket).map_err(failed)?;
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
             endpoint_config(key),
             Some(plane::server_config(&keypair)?),
-            socket,
+            sealed.clone(),
             Arc::new(quinn::TokioRuntime),
         )
         .map_err(failed)?;
@@ -110,7 +111,7 @@ impl Port {
             me: key.node_id(),
             keypair,
             endpoint,
-            socket: tokio::net::UdpSocket::from_std(punch_socket).map_err(failed)?,
+            sealed,
             state: Mutex::default(),
         }))
     }
@@ -335,8 +336,10 @@ impl Port {
         let end = tokio::time::sleep(defaults::PUNCH_FOR);
         tokio::pin!(end);
         loop {
-            let bytes: [u8; defaults::PUNCH_BYTES] = rand::random();
-            if let Err(e) = self.socket.send_to(&bytes, self.for_socket(addr)).await {
+            let mut bytes: [u8; defaults::PUNCH_BYTES] = rand::random();
+            // Neither QUIC nor sealed.
+            bytes[0] &= 0x07;
+            if let Err(e) = self.sealed.io.send_to(&bytes, self.for_socket(addr)).await {
                 tracing::debug!(%addr, error = %e, "punch packet not sent");
             }
             let (least, most) = defaults::PUNCH_PAUSE_MS;
@@ -412,7 +415,6 @@ impl Port {
         if plane == Plane::Frames {
             node?;
             conn.set_max_concurrent_bi_streams(0u32.into());
-            plane::open_up(&conn);
             return Some((Arrived { peer, conn }, plane));
         }
         let done = {
@@ -435,7 +437,7 @@ impl Port {
 }
 
 /// What is sent inside a link; the setup stream carries this one byte.
-const LINK_VERSION: u8 = 1;
+const LINK_VERSION: u8 = 2;
 
 /// libp2p's certificates name no host; TLS wants some name.
 const SERVER_NAME: &str = "l";

@@ -20,6 +20,8 @@ pub(super) fn endpoint_config(key: &NodeKey) -> quinn::EndpointConfig {
     let cid = u64::from_le_bytes(cid);
     c.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid)));
     c.supported_versions(vec![1]);
+    // Bit 0x40 tells QUIC from sealed datagrams, so peers must not be invited to clear it (RFC 9287).
+    c.grease_quic_bit(false);
     c
 }
 

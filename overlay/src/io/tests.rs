@@ -2,7 +2,7 @@
 
 use super::{
     Multiaddr, Overlay, OverlayConfig,
-    plane::{self, Plane},
+    plane::Plane,
     port::{Arrived, Port, PortError, close},
     tls,
 };
@@ -113,11 +113,8 @@ async fn the_planes_are_told_apart_and_tuned() {
     let f = a.connect_frames(id(&b), at(&b)).await.unwrap();
     let (at_b_control, at_b_frames) = (control.recv().await.unwrap().conn, frames.recv().await.unwrap().conn);
     assert_eq!(tls::who(&c), Some((id(&b), Plane::Control)));
-    let open = |conn: &quinn::Connection| conn.congestion_state().window() > u64::from(u32::MAX);
-    assert!(open(&f) && open(&at_b_frames), "frames: no window, so no pacing");
-    assert!(!open(&c) && !open(&at_b_control), "control: Cubic");
-    assert!(c.max_datagram_size().is_some() && at_b_control.max_datagram_size().is_none());
-    assert!(plane::open_up(&at_b_frames));
+    assert!(f.max_datagram_size().is_some() && at_b_frames.max_datagram_size().is_some());
+    assert!(at_b_control.max_datagram_size().is_none());
     assert_eq!(at_b_frames.remote_address(), at(&a), "the frame plane reuses the port");
     assert_ne!(
         at_b_control.remote_address(),

@@ -70,13 +70,14 @@ async fn listener(mut me: Node) {
             tokio::spawn(async move {
                 loop {
                     let mut out = Vec::new();
-                    if std::future::poll_fn(|cx| link.poll_recv(cx, &mut out, 64))
+                    let mut keep = |d: &[u8]| out.push(Bytes::copy_from_slice(d));
+                    if std::future::poll_fn(|cx| link.poll_recv(cx, 64, &mut keep))
                         .await
                         .is_err()
                     {
                         return;
                     }
-                    let _ = link.send(&mut out);
+                    let _ = link.send(&mut burst(&out));
                 }
             });
         }
@@ -104,7 +105,7 @@ async fn path(net: &Overlay, peer: NodeId) -> PathKind {
 
 async fn echo(link: &mut Box<dyn Link>) {
     let sent = Bytes::from_static(b"there and back");
-    link.send(&mut vec![sent.clone()]).unwrap();
+    link.send(&mut burst(std::slice::from_ref(&sent))).unwrap();
     assert_eq!(recv(link).await.unwrap(), [sent]);
     say(&format!("echo over {:?}", link.path().kind));
 }

@@ -113,9 +113,24 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut f: impl FnM
 /// Receives one batch.
 pub async fn recv(link: &mut Box<dyn Link>) -> Result<Vec<bytes::Bytes>, wire::link::LinkClosed> {
     let mut out = Vec::new();
-    let done = guard("datagrams", std::future::poll_fn(|cx| link.poll_recv(cx, &mut out, 64))).await;
+    let done = guard(
+        "datagrams",
+        std::future::poll_fn(|cx| link.poll_recv(cx, 64, &mut |d| out.push(bytes::Bytes::copy_from_slice(d)))),
+    )
+    .await;
     done.map(|n| {
         assert_eq!(n, out.len());
         out
     })
+}
+
+/// Datagrams as a packer would hand them over.
+pub fn burst(datagrams: &[bytes::Bytes]) -> wire::link::Burst {
+    let mut b = wire::link::Burst::default();
+    for d in datagrams {
+        b.begin();
+        b.body().extend_from_slice(d);
+        b.close();
+    }
+    b
 }

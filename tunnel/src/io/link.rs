@@ -1,29 +1,32 @@
 //! One link's state in the pump: what is being packed, what waits, what comes.
 
-use super::record::Recorder;
+use super::{fabric::Fabric, record::Recorder};
 use crate::{
     DropReason, Drops,
     capture::Way,
     classify,
-    defaults::{ECHO_KEPT, ECHOES, LARGE_ROOM, PATIENCE, SLOW_FOR},
+    defaults::{ECHO_KEPT, ECHOES, LARGE_ROOM, PATIENCE, RECV_BATCH, SLOW_FOR},
     packet::Packet,
     queue::{LinkQueue, QueueStats},
     slice::Packer,
     switch::Ingress,
     unpack::Unpacker,
 };
-use bytes::Bytes;
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, Hasher, RandomState},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 use wire::{
     NodeId,
-    frame::LanTag,
+    frame::{Chunk, LanTag, Scope, open_datagram},
     link::{Link, LinkClosed},
 };
+
+/// Echo requests under way, by token.
+type Echoes = BTreeMap<u64, (Instant, oneshot::Sender<Duration>)>;
 
 /// A link and everything around it.
 pub(super) struct LinkIo {
@@ -33,8 +36,7 @@ pub(super) struct LinkIo {
     queue: LinkQueue,
     /// What the link would take, as it said last.
     room: usize,
-    batch: Vec<Bytes>,
-    echoes: BTreeMap<u64, (Instant, oneshot::Sender<Duration>)>,
+    echoes: Echoes,
     next_echo: u64,
     /// Since when something waits for room; `None` while nothing does.
     pub(super) stuck_since: Option<Instant>,
@@ -52,7 +54,6 @@ impl LinkIo {
             packer: Packer::new(payload),
             queue: LinkQueue::new(secret()),
             room,
-            batch: Vec::new(),
             echoes: BTreeMap::new(),
             next_echo: 0,
             stuck_since: None,
@@ -116,17 +117,12 @@ impl LinkIo {
     /// Sends what is packed, then what waits, as far as the link has room.
     pub(super) fn flush(&mut self, now: Instant) -> Result<(), LinkClosed> {
         loop {
-            self.room = self.link.send_room();
-            if self.packer.pending_bytes() > 0 {
-                self.packer.take(self.room, &mut self.batch);
-                if !self.batch.is_empty() {
-                    let sent = self.link.send(&mut self.batch)?;
-                    self.batch.clear();
-                    self.drops.add(DropReason::LinkOverflow, sent.overflow as u64);
-                    self.drops.add(DropReason::LinkTooLarge, sent.too_large as u64);
-                    self.room = self.link.send_room();
-                }
+            let burst = self.packer.burst();
+            if !burst.is_empty() {
+                let sent = self.link.send(burst)?;
+                self.drops.add(DropReason::LinkTooLarge, sent.too_large as u64);
             }
+            self.room = self.link.send_room();
             self.packer.set_room(self.link.max_payload());
             if self.packer.pending_bytes() > 0 || self.queue.is_empty() || self.room == 0 {
                 break;
@@ -154,6 +150,55 @@ impl LinkIo {
         Ok(())
     }
 
+    /// Asks to be woken when the link has room again, if anything waits for that; true if it has it already.
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> bool {
+        self.stuck_since.is_some() && self.link.poll_ready(cx).is_ready()
+    }
+
+    /// Takes what came; `deliver` gets each LAN datagram's frames.
+    pub(super) fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        fabric: &mut Fabric,
+        strays: &mut Drops,
+    ) -> Poll<Result<usize, LinkClosed>> {
+        let Self {
+            link,
+            unpacker,
+            packer,
+            echoes,
+            drops,
+            ..
+        } = self;
+        let peer = link.peer();
+        let got = link.poll_recv(cx, RECV_BATCH, &mut |datagram| {
+            let (scope, mut chunks) = match open_datagram(datagram) {
+                Ok(opened) => opened,
+                Err(_) => return strays.count(DropReason::Malformed),
+            };
+            match scope {
+                Scope::Link => match chunks.next() {
+                    // One record, so that a datagram is answered by at most one datagram.
+                    Some(Ok(Chunk::Echo(token))) => packer.push_echo_reply(token),
+                    Some(Ok(Chunk::EchoReply(token))) => answered(echoes, now, token),
+                    Some(Err(_)) => strays.count(DropReason::Malformed),
+                    Some(Ok(_)) => strays.count(DropReason::UnknownRecord),
+                    None => {}
+                },
+                Scope::Lan(tag) => match fabric.lan_of(tag).and_then(|lan| fabric.lans.get_mut(&lan)) {
+                    None => strays.count(DropReason::UnknownLan),
+                    Some(lan) if !lan.switch.is_member(&peer) => lan.switch.drops_mut().count(DropReason::NotMember),
+                    Some(_) => unpacker.handle(now, tag, chunks, drops, &mut |rx| fabric.deliver(now, peer, rx)),
+                },
+            }
+        });
+        if got.is_pending() {
+            unpacker.flush(drops, &mut |rx| fabric.deliver(now, peer, rx));
+        }
+        got
+    }
+
     /// Starts a ping; `None` if too many are under way.
     pub(super) fn echo(&mut self, now: Instant) -> Option<oneshot::Receiver<Duration>> {
         self.expire_echoes(now);
@@ -171,16 +216,12 @@ impl LinkIo {
         self.echoes
             .retain(|_, (at, tx)| !tx.is_closed() && now.duration_since(*at) < ECHO_KEPT);
     }
+}
 
-    pub(super) fn handle_echo(&mut self, token: u64) {
-        self.packer.push_echo_reply(token);
-    }
-
-    pub(super) fn handle_echo_reply(&mut self, now: Instant, token: u64) {
-        if let Some((at, tx)) = self.echoes.remove(&token) {
-            // Whoever asked may have stopped waiting.
-            let _ = tx.send(now.duration_since(at));
-        }
+fn answered(echoes: &mut Echoes, now: Instant, token: u64) {
+    if let Some((at, tx)) = echoes.remove(&token) {
+        // Whoever asked may have stopped waiting.
+        let _ = tx.send(now.duration_since(at));
     }
 }
 

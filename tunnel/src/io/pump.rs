@@ -15,14 +15,11 @@ use super::{
 use crate::{
     DropReason, Drops, PortId,
     coalesce::Coalescer,
-    defaults::{
-        ALL_QUEUES_BYTES, EVENTS, PATIENCE, READ_BUDGET, READ_DROPS, READ_FRAMES, RECV_BATCH, ROOM_POLL, ROUNDS,
-    },
+    defaults::{ALL_QUEUES_BYTES, EVENTS, PATIENCE, READ_BUDGET, READ_DROPS, READ_FRAMES, ROUNDS},
     loops::{Identity, Underlay},
     packet::Packet,
     switch::SwitchEvent,
 };
-use bytes::Bytes;
 use std::{
     collections::{BTreeMap, VecDeque},
     future::{Future, poll_fn},
@@ -34,7 +31,7 @@ use std::{
 use tokio::{io::unix::AsyncFd, sync::mpsc, time::Sleep};
 use wire::{
     NodeId,
-    frame::{Chunk, LanTag, MAX_FRAME, Scope, VnetHdr, open_datagram},
+    frame::{LanTag, MAX_FRAME, VnetHdr},
 };
 
 /// Commands in one wake-up.
@@ -57,7 +54,6 @@ pub(super) struct Pump {
     timer: Pin<Box<Sleep>>,
     frame: Vec<u8>,
     merge: Coalescer,
-    datagrams: Vec<Bytes>,
 }
 
 impl Pump {
@@ -77,7 +73,6 @@ impl Pump {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             frame: vec![0; MAX_FRAME + 1],
             merge: Coalescer::default(),
-            datagrams: Vec::with_capacity(RECV_BATCH),
         };
         poll_fn(|cx| pump.poll(cx)).await;
         tracing::debug!("frame pump ended");
@@ -112,7 +107,11 @@ impl Pump {
         self.finish_ports(cx, now);
         self.drain_events();
         self.fabric.recorder.flush();
-        if moved || more_commands || self.waits_for_room(now) {
+        let mut again = moved || more_commands;
+        for link in self.links.values_mut() {
+            again |= link.poll_ready(cx);
+        }
+        if again {
             cx.waker().wake_by_ref();
         }
         self.arm(cx, now);
@@ -153,11 +152,9 @@ impl Pump {
             .filter_map(|l| l.switch.poll_timeout().map(|(at, _)| at));
         let ports = self.fabric.ports.values().filter_map(Port::poll_timeout);
         let links = self.links.values().filter_map(|l| l.unpacker.poll_timeout());
-        let room = self
-            .links
-            .values()
-            .any(|l| l.stuck_since.is_some())
-            .then_some(now + ROOM_POLL);
+        // Ports that wait for a link are read again at the end of its patience.
+        let stuck = self.links.values().filter_map(|l| l.stuck_since);
+        let room = stuck.map(|at| at + PATIENCE).filter(|at| *at > now).min();
         let events = (!self.unsent.is_empty()).then_some(now + EVENT_RETRY);
         let Some(at) = lans.chain(ports).chain(links).chain(room).chain(events).min() else {
             return;
@@ -173,23 +170,13 @@ impl Pump {
         let mut moved = false;
         let mut ended = Vec::new();
         let Self {
-            links,
-            fabric,
-            datagrams,
-            drops,
-            ..
+            links, fabric, drops, ..
         } = self;
         for (peer, io) in links.iter_mut() {
-            match io.link.poll_recv(cx, datagrams, RECV_BATCH) {
+            match io.receive(cx, now, fabric, drops) {
                 Poll::Ready(Ok(_)) => moved = true,
                 Poll::Ready(Err(closed)) => ended.push((*peer, closed.why)),
-                Poll::Pending => {
-                    let LinkIo { unpacker, drops, .. } = io;
-                    unpacker.flush(drops, &mut |rx| fabric.deliver(now, *peer, rx));
-                }
-            }
-            for datagram in datagrams.drain(..) {
-                take_datagram(now, *peer, io, fabric, drops, &datagram);
+                Poll::Pending => {}
             }
         }
         self.deliver_made(now);
@@ -485,30 +472,5 @@ fn read_tap(
         }
         // An error that passes: wait for the next event instead of asking again at once.
         guard.clear_ready();
-    }
-}
-
-fn take_datagram(now: Instant, peer: NodeId, io: &mut LinkIo, fabric: &mut Fabric, drops: &mut Drops, datagram: &[u8]) {
-    let (scope, mut chunks) = match open_datagram(datagram) {
-        Ok(opened) => opened,
-        Err(_) => return drops.count(DropReason::Malformed),
-    };
-    match scope {
-        Scope::Link => match chunks.next() {
-            // One record, so that a datagram is answered by at most one datagram.
-            Some(Ok(Chunk::Echo(token))) => io.handle_echo(token),
-            Some(Ok(Chunk::EchoReply(token))) => io.handle_echo_reply(now, token),
-            Some(Err(_)) => drops.count(DropReason::Malformed),
-            Some(Ok(_)) => drops.count(DropReason::UnknownRecord),
-            None => {}
-        },
-        Scope::Lan(tag) => match fabric.lan_of(tag).and_then(|lan| fabric.lans.get_mut(&lan)) {
-            None => drops.count(DropReason::UnknownLan),
-            Some(lan) if !lan.switch.is_member(&peer) => lan.switch.drops_mut().count(DropReason::NotMember),
-            Some(_) => {
-                let LinkIo { unpacker, drops, .. } = io;
-                unpacker.handle(now, tag, chunks, drops, &mut |rx| fabric.deliver(now, peer, rx));
-            }
-        },
     }
 }

@@ -206,3 +206,16 @@ pub fn strict(frame: &[u8]) -> Seen {
 pub fn pattern(len: usize, salt: u8) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(31) ^ (i >> 8)) as u8 ^ salt).collect()
 }
+
+/// Takes datagrams of at most `budget` bytes in all, as a link would.
+pub fn take(packer: &mut crate::slice::Packer, budget: usize, out: &mut Vec<bytes::Bytes>) {
+    let (burst, mut sum) = (packer.burst(), 0);
+    while let Some(d) = burst.first() {
+        sum += d.len();
+        if sum > budget {
+            break;
+        }
+        out.push(bytes::Bytes::copy_from_slice(d));
+        burst.advance(1);
+    }
+}

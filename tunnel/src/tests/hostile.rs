@@ -1,7 +1,7 @@
 //! Metadata and records made to hurt.
 
 use super::{
-    build::{Tcp, pattern, udp},
+    build::{Tcp, pattern, take, udp},
     segments::any_tcp,
 };
 use crate::{DropReason, Drops, defaults::MIN_TCP_GSO, packet::Packet, segment, slice::Packer, unpack::Unpacker};
@@ -130,7 +130,7 @@ fn slices_that_never_end_are_cut_off() {
             csum: o.csum.unwrap(),
             last: false,
         };
-        let mut d = bytes::BytesMut::new();
+        let mut d = Vec::new();
         put_head(&mut d, Scope::Lan(LanTag(0)));
         put_slice(&mut d, &meta, headers, &[0; 1_000]);
         let (_, chunks) = open_datagram(&d).unwrap();
@@ -192,7 +192,7 @@ proptest! {
         let mut packer = Packer::new(1_200);
         packer.push(LanTag(1), &Packet::check(&f, o).unwrap()).unwrap();
         let mut out = Vec::new();
-        packer.take(usize::MAX, &mut out);
+        take(&mut packer, usize::MAX, &mut out);
         let (mut u, mut drops) = (Unpacker::default(), Drops::default());
         for d in out {
             let mut d = d.to_vec();

@@ -1,7 +1,7 @@
 //! Packing and unpacking over a path that loses, duplicates and reorders.
 
 use super::{
-    build::{Seen, Tcp, pattern, udp},
+    build::{Seen, Tcp, pattern, take, udp},
     segments::{any_tcp, hosts_view},
 };
 use crate::{Drops, defaults::MIN_ROOM, packet::Packet, segment, slice::Packer, unpack::Unpacker};
@@ -63,7 +63,7 @@ fn pack(frames: &[(Vec<u8>, Offload)], room: usize) -> Vec<Bytes> {
         packer.push(TAG, &Packet::check(bytes, *offload).unwrap()).unwrap();
     }
     let mut out = Vec::new();
-    packer.take(usize::MAX, &mut out);
+    take(&mut packer, usize::MAX, &mut out);
     assert_eq!(packer.pending_bytes(), 0);
     out
 }
@@ -315,7 +315,7 @@ fn two_lans_never_share_a_datagram() {
         packer.push(tag, &Packet::check(&f.0, f.1).unwrap()).unwrap();
     }
     let mut out = Vec::new();
-    packer.take(usize::MAX, &mut out);
+    take(&mut packer, usize::MAX, &mut out);
     let scopes: Vec<_> = out.iter().map(|d| open_datagram(d).unwrap().0).collect();
     assert_eq!(scopes, [1, 2, 1].map(|t| Scope::Lan(LanTag(t))));
 }
@@ -333,8 +333,8 @@ fn a_path_that_is_too_small_is_refused_and_a_budget_is_kept() {
         packer.push(TAG, &p).unwrap();
     }
     let mut out = Vec::new();
-    packer.take(2_500, &mut out);
+    take(&mut packer, 2_500, &mut out);
     assert_eq!((out.len(), packer.pending_bytes() > 0), (2, true));
-    packer.take(usize::MAX, &mut out);
+    take(&mut packer, usize::MAX, &mut out);
     assert_eq!((out.len(), packer.pending_bytes()), (5, 0));
 }

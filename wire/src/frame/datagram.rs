@@ -2,7 +2,7 @@
 
 use super::{Gso, PartialCsum};
 use crate::ids::LanId;
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use std::fmt;
 
 /// Bytes of a datagram before its first record.
@@ -136,7 +136,7 @@ pub enum DatagramError {
 }
 
 /// Begins a datagram.
-pub fn put_head(out: &mut BytesMut, scope: Scope) {
+pub fn put_head(out: &mut Vec<u8>, scope: Scope) {
     match scope {
         Scope::Lan(tag) => {
             out.put_u8(VERSION);
@@ -149,12 +149,12 @@ pub fn put_head(out: &mut BytesMut, scope: Scope) {
     }
 }
 
-fn put_record(out: &mut BytesMut, kind: u8, len: usize) {
+fn put_record(out: &mut Vec<u8>, kind: u8, len: usize) {
     out.put_u8(kind);
     out.put_u16(u16::try_from(len).unwrap_or(u16::MAX));
 }
 
-fn put_csum(out: &mut BytesMut, csum: Option<PartialCsum>) {
+fn put_csum(out: &mut Vec<u8>, csum: Option<PartialCsum>) {
     if let Some(c) = csum {
         out.put_u16(c.start);
         out.put_u16(c.offset);
@@ -170,14 +170,14 @@ fn csum_flag(csum: Option<PartialCsum>) -> u8 {
 }
 
 /// Appends a whole frame: [`RECORD_HEAD`], 4 with a partial checksum, and the frame.
-pub fn put_frame(out: &mut BytesMut, csum: Option<PartialCsum>, frame: &[u8]) {
+pub fn put_frame(out: &mut Vec<u8>, csum: Option<PartialCsum>, frame: &[u8]) {
     put_record(out, KIND_FRAME | csum_flag(csum), csum_len(csum) + frame.len());
     put_csum(out, csum);
     out.extend_from_slice(frame);
 }
 
 /// Appends a slice: [`RECORD_HEAD`], [`SLICE_META`], headers, data.
-pub fn put_slice(out: &mut BytesMut, meta: &SliceMeta, headers: &[u8], data: &[u8]) {
+pub fn put_slice(out: &mut Vec<u8>, meta: &SliceMeta, headers: &[u8], data: &[u8]) {
     let kind = KIND_SLICE | if meta.last { FLAG_LAST } else { 0 };
     put_record(out, kind, SLICE_META + headers.len() + data.len());
     out.put_u32(meta.id);
@@ -191,7 +191,7 @@ pub fn put_slice(out: &mut BytesMut, meta: &SliceMeta, headers: &[u8], data: &[u
 }
 
 /// Appends a fragment: [`RECORD_HEAD`], 8, 4 with a partial checksum, and the part.
-pub fn put_fragment(out: &mut BytesMut, meta: &FragmentMeta, data: &[u8]) {
+pub fn put_fragment(out: &mut Vec<u8>, meta: &FragmentMeta, data: &[u8]) {
     put_record(
         out,
         KIND_FRAGMENT | csum_flag(meta.csum),
@@ -205,13 +205,13 @@ pub fn put_fragment(out: &mut BytesMut, meta: &FragmentMeta, data: &[u8]) {
 }
 
 /// Appends an echo request.
-pub fn put_echo(out: &mut BytesMut, token: u64) {
+pub fn put_echo(out: &mut Vec<u8>, token: u64) {
     put_record(out, KIND_ECHO, 8);
     out.put_u64(token);
 }
 
 /// Appends an echo reply.
-pub fn put_echo_reply(out: &mut BytesMut, token: u64) {
+pub fn put_echo_reply(out: &mut Vec<u8>, token: u64) {
     put_record(out, KIND_ECHO_REPLY, 8);
     out.put_u64(token);
 }
@@ -379,7 +379,7 @@ mod tests {
             total: 8,
             csum: Some(csum),
         };
-        let mut b = BytesMut::new();
+        let mut b = Vec::new();
         put_head(&mut b, Scope::Lan(LanTag(0x0102_0304)));
         put_frame(&mut b, None, b"one");
         put_frame(&mut b, Some(csum), b"two");

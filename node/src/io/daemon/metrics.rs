@@ -103,6 +103,18 @@ impl Daemon {
     async fn link_metrics(&self, page: &mut Page) {
         let links = self.tunnel.links().await;
         page.gauge("lanline_links", "Frame links that are up.", links.len() as u64);
+        let strays = self
+            .overlay
+            .status()
+            .await
+            .map(|s| s.stray_datagrams)
+            .unwrap_or_default();
+        page.family(
+            "lanline_stray_datagrams",
+            "counter",
+            "Sealed datagrams that came for no link here.",
+        );
+        page.sample("lanline_stray_datagrams_total", &[], strays);
         type Figure = fn(&wire::link::PathInfo) -> u64;
         let figures: [(&str, &str, Figure); 4] = [
             ("lanline_link_transmit_bytes", "Bytes sent on a frame link.", |p| {

@@ -13,9 +13,10 @@ use super::{
     behaviour::{Behaviour, Mdns},
     book::Book,
     guard,
-    link::{QuicLink, StreamLink},
+    link::StreamLink,
     overlay,
     port::{Arrived, Port},
+    sealed::SealedLink,
     streams::{OpenReply, Shared},
 };
 use crate::{
@@ -221,7 +222,7 @@ impl Net {
         let Some(peer) = path::node_id(&arrived.peer) else {
             return;
         };
-        if let Some(link) = QuicLink::new(&self.port, peer, peer, arrived.conn) {
+        if let Some(link) = SealedLink::new(&self.port, peer, peer, arrived.conn) {
             self.out.link(Box::new(link));
         }
     }

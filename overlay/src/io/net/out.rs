@@ -142,7 +142,7 @@ mod tests {
             0
         }
 
-        fn send(&mut self, _: &mut Vec<bytes::Bytes>) -> Result<wire::link::Sent, wire::link::LinkClosed> {
+        fn send(&mut self, _: &mut wire::link::Burst) -> Result<wire::link::Sent, wire::link::LinkClosed> {
             Ok(wire::link::Sent::default())
         }
 
@@ -150,11 +150,15 @@ mod tests {
             0
         }
 
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+            std::task::Poll::Pending
+        }
+
         fn poll_recv(
             &mut self,
             _: &mut std::task::Context<'_>,
-            _: &mut Vec<bytes::Bytes>,
             _: usize,
+            _: &mut dyn FnMut(&[u8]),
         ) -> std::task::Poll<Result<usize, wire::link::LinkClosed>> {
             std::task::Poll::Pending
         }
@@ -168,6 +172,10 @@ mod tests {
                 sent: 0,
                 tx_bytes: 0,
                 rx_bytes: 0,
+                mtu: None,
+                queue_delay: None,
+                pace: None,
+                drops: Vec::new(),
             }
         }
     }

@@ -64,6 +64,7 @@ impl Net {
             Mdns::Failed(e) => format!("could not start: {e}"),
         };
         NetStatus {
+            stray_datagrams: self.port.sealed.strays(),
             listen: self.swarm.listeners().cloned().collect(),
             observed: self.observed.iter().cloned().collect(),
             confirmed: self.swarm.external_addresses().cloned().collect(),

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use wire::{
     LanId, NodeId,
-    link::{Link, LinkClosed, PathInfo, PathKind, Sent},
+    link::{Burst, Link, LinkClosed, PathInfo, PathKind, Sent},
     sign::PublicKey,
 };
 
@@ -122,6 +122,19 @@ pub fn mem_link(a: NodeId, b: NodeId, payload: usize, lose: u64) -> (Box<MemLink
     (end(b, to_b, from_b), end(a, to_a, from_a))
 }
 
+impl MemLink {
+    /// Sends a batch of datagrams made by hand.
+    pub fn send_all(&mut self, batch: &[Bytes]) -> Result<Sent, LinkClosed> {
+        let mut burst = Burst::default();
+        for d in batch {
+            burst.begin();
+            burst.body().extend_from_slice(d);
+            burst.close();
+        }
+        self.send(&mut burst)
+    }
+}
+
 impl Link for MemLink {
     fn peer(&self) -> NodeId {
         self.peer
@@ -131,19 +144,18 @@ impl Link for MemLink {
         self.payload
     }
 
-    fn send(&mut self, batch: &mut Vec<Bytes>) -> Result<Sent, LinkClosed> {
+    fn send(&mut self, burst: &mut Burst) -> Result<Sent, LinkClosed> {
         let mut answer = Sent::default();
-        for d in batch.drain(..) {
-            self.sent += 1;
+        while let Some(d) = burst.first() {
             if d.len() > self.payload {
                 answer.too_large += 1;
-            } else if self.lose > 0 && self.sent.is_multiple_of(self.lose) {
+            } else if self.lose > 0 && (self.sent + 1).is_multiple_of(self.lose) {
                 self.lost += 1;
                 answer.taken += 1;
             } else {
-                match self.tx.try_send(d) {
+                match self.tx.try_send(Bytes::copy_from_slice(d)) {
                     Ok(()) => answer.taken += 1,
-                    Err(mpsc::error::TrySendError::Full(_)) => answer.overflow += 1,
+                    Err(mpsc::error::TrySendError::Full(_)) => break,
                     Err(_) => {
                         return Err(LinkClosed {
                             peer: self.peer,
@@ -152,6 +164,8 @@ impl Link for MemLink {
                     }
                 }
             }
+            self.sent += 1;
+            burst.advance(1);
         }
         Ok(answer)
     }
@@ -160,13 +174,31 @@ impl Link for MemLink {
         self.tx.capacity() * self.payload
     }
 
-    fn poll_recv(&mut self, cx: &mut Context<'_>, out: &mut Vec<Bytes>, max: usize) -> Poll<Result<usize, LinkClosed>> {
-        match self.rx.poll_recv_many(cx, out, max) {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.send_room() > 0 {
+            return Poll::Ready(());
+        }
+        // The channel wakes nobody for room: look again at the next turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Poll<Result<usize, LinkClosed>> {
+        let mut out = Vec::new();
+        match self.rx.poll_recv_many(cx, &mut out, max) {
             Poll::Ready(0) => Poll::Ready(Err(LinkClosed {
                 peer: self.peer,
                 why: "other end dropped".into(),
             })),
-            Poll::Ready(n) => Poll::Ready(Ok(n)),
+            Poll::Ready(n) => {
+                out.iter().for_each(|d| sink(d));
+                Poll::Ready(Ok(n))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -180,6 +212,10 @@ impl Link for MemLink {
             sent: self.sent,
             tx_bytes: 0,
             rx_bytes: 0,
+            mtu: None,
+            queue_delay: None,
+            pace: None,
+            drops: Vec::new(),
         }
     }
 }

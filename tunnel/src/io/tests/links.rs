@@ -5,7 +5,7 @@ use crate::{
     defaults::{ECHOES, EVENTS, LANS},
     io::{EchoError, LanError, Tunnel, TunnelConfig, TunnelEvent},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use wire::{
@@ -33,16 +33,16 @@ async fn linked() -> (Tunnel, mpsc::Receiver<TunnelEvent>, Box<MemLink>) {
 
 async fn receive(far: &mut MemLink) -> Vec<Bytes> {
     let mut out = Vec::new();
-    let wait = std::future::poll_fn(|cx| far.poll_recv(cx, &mut out, 1_000));
+    let wait = std::future::poll_fn(|cx| far.poll_recv(cx, 1_000, &mut |d| out.push(Bytes::copy_from_slice(d))));
     tokio::time::timeout(HANG, wait).await.expect("nothing came").unwrap();
     out
 }
 
-fn datagram(scope: Scope, fill: impl FnOnce(&mut BytesMut)) -> Bytes {
-    let mut b = BytesMut::new();
+fn datagram(scope: Scope, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut b = Vec::new();
     put_head(&mut b, scope);
     fill(&mut b);
-    b.freeze()
+    b.into()
 }
 
 /// Waits until the tunnel has counted `n` drops of this name.
@@ -59,8 +59,8 @@ async fn counted(tunnel: &Tunnel, name: &str, n: u64) {
 #[tokio::test]
 async fn an_echo_is_answered_once_a_datagram() {
     let (_tunnel, _events, mut far) = linked().await;
-    let three = |b: &mut BytesMut| (7..10).for_each(|t| put_echo(b, t));
-    far.send(&mut vec![datagram(Scope::Link, three)]).unwrap();
+    let three = |b: &mut Vec<u8>| (7..10).for_each(|t| put_echo(b, t));
+    far.send_all(&[datagram(Scope::Link, three)]).unwrap();
     let got = receive(&mut far).await;
     assert_eq!(got.len(), 1);
     let (scope, chunks) = open_datagram(&got[0]).unwrap();
@@ -111,7 +111,7 @@ async fn echoes_fail_in_words_and_are_bounded() {
 async fn datagrams_that_may_not_pass_are_counted_by_name() {
     let (tunnel, _events, mut far) = linked().await;
     let frame = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0][..], &[0; 50]].concat();
-    let carry = |b: &mut BytesMut| put_frame(b, None, &frame);
+    let carry = |b: &mut Vec<u8>| put_frame(b, None, &frame);
     let home = Scope::Lan(LanTag::from(&lan()));
     let batch = vec![
         datagram(Scope::Lan(LanTag(1)), carry),
@@ -120,14 +120,14 @@ async fn datagrams_that_may_not_pass_are_counted_by_name() {
         Bytes::from_static(&[]),
         datagram(Scope::Link, carry),
     ];
-    far.send(&mut batch.clone()).unwrap();
+    far.send_all(&batch).unwrap();
     counted(&tunnel, "unknown_lan", 1).await;
     counted(&tunnel, "not_member", 1).await;
     counted(&tunnel, "malformed", 2).await;
     counted(&tunnel, "unknown_record", 1).await;
     tunnel.set_members(&lan(), [PEER].into()).await;
-    let runt = |b: &mut BytesMut| put_frame(b, None, &frame[..13]);
-    far.send(&mut vec![
+    let runt = |b: &mut Vec<u8>| put_frame(b, None, &frame[..13]);
+    far.send_all(&[
         datagram(home, carry),
         datagram(home, runt),
         datagram(home, |b| put_echo(b, 1)),
