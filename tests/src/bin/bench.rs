@@ -44,6 +44,9 @@ struct Args {
     /// disadvantages the kernel's own tunnels a little.
     #[arg(long, allow_hyphen_values = true)]
     boost: Option<i32>,
+    /// Commit that LANLINE_BIN was built from, for the page, if it is not the tree's.
+    #[arg(long)]
+    commit: Option<String>,
     /// Seconds to wait, a product and repetition, until others leave the machine alone.
     #[arg(long, default_value_t = 20.0)]
     patience: f64,
@@ -77,7 +80,10 @@ fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::from(code.unwrap_or(FAILED)));
     }
     let plan = plan(args);
-    let here = Conditions::here(args.boost)?;
+    let mut here = Conditions::here(args.boost)?;
+    if let Some(c) = &args.commit {
+        here.commit.clone_from(c);
+    }
     let measured = bench::run(&plan)?;
     let verdicts = goals::verdicts(&measured.rows, &measured.lanport);
     let document = serde_json::json!({
@@ -92,7 +98,7 @@ fn run(args: &Args) -> Result<ExitCode> {
         None if whole => evidence::workspace()?.join("docs").join("bench"),
         None => evidence::workspace()?.join("target").join("bench"),
     };
-    let notes = [conditions(&here, &plan)];
+    let notes: Vec<String> = conditions(&here, &plan).split("; ").map(str::to_owned).collect();
     let plot = report::plot(&measured.rows, "Tunnels side by side", &notes);
     let files = [
         ("net.json", format!("{}\n", serde_json::to_string_pretty(&document)?)),
@@ -135,12 +141,12 @@ fn conditions(c: &Conditions, plan: &Plan) -> String {
 fn tables(m: &Measured, verdicts: &[Verdict]) -> String {
     let mut out = report::main_table(&m.rows);
     for (name, why) in &m.absent {
-        out += &format!("\nabsent: {name}: {why}");
+        out += &format!("\nNot measured: {name}, {why}.\n");
     }
     if !m.lanport.is_empty() {
-        out += &format!("\n\n{}", report::lanport_table(&m.lanport));
+        out += &format!("\n{}", report::lanport_table(&m.lanport));
     }
-    out + &format!("\n\n{}", report::verdict_table(verdicts))
+    out + &format!("\n{}", report::verdict_table(verdicts))
 }
 
 fn page(c: &Conditions, plan: &Plan, m: &Measured, tables: &str) -> String {
@@ -148,7 +154,8 @@ fn page(c: &Conditions, plan: &Plan, m: &Measured, tables: &str) -> String {
     let noise = match noisy {
         0 => "No row was disturbed: processes outside the benchmark took less than 0.1 cores in every test.".to_owned(),
         n => format!(
-            "{n} rows are marked noisy: processes outside the benchmark took more than 0.1 cores in one of their tests."
+            "{n} rows are marked noisy: processes outside the benchmark took more than 0.1 cores in one of their tests; no \
+             verdict should rest on them."
         ),
     };
     format!(
