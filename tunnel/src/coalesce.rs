@@ -1,7 +1,9 @@
 //! Lone TCP segments into super-frames, as a network card with receive offload makes them (Linux' GRO).
 //!
 //! Guests' sockets and network cards without offload give one segment at a time. Segments of one flow that follow each
-//! other in one turn of reading become one super-frame, which costs every later step once instead of 44 times.
+//! other in one turn of reading become one super-frame, which costs every later step once instead of 44 times. A large
+//! segment that stays alone becomes a super-frame of one: where it does not fit a datagram it is then cut as TCP and not
+//! as a frame, so that a datagram lost on the way costs what was in it and not the whole segment.
 //!
 //! Invariant: cutting what comes out, as [`crate::segment::plain`] does, gives what went in, byte for byte but for the
 //! IPv4 identification of unfragmentable packets, which means nothing (RFC 6864 §4.1). A segment is merged only if its
@@ -11,7 +13,7 @@
 use crate::{
     classify::{self, Fragment, proto},
     csum,
-    defaults::{COALESCE_FLOWS, COALESCE_MIN, MAX_HEADERS},
+    defaults::{COALESCE_ALONE, COALESCE_FLOWS, COALESCE_MIN, MAX_HEADERS},
     packet::Headers,
 };
 use wire::frame::{EtherKind, Frame, Gso, GsoKind, MAX_FRAME, Offload, PartialCsum, VnetHdr};
@@ -100,8 +102,13 @@ impl Coalescer {
             self.end(at, sink);
         }
         match segment {
-            Some(s) if !s.psh => self.begin(hdr, &s, sink),
-            _ => sink(hdr, bytes),
+            Some(s) => {
+                let at = self.begin(hdr, &s, sink);
+                if s.psh {
+                    self.end(at, sink);
+                }
+            }
+            None => sink(hdr, bytes),
         }
     }
 
@@ -113,7 +120,7 @@ impl Coalescer {
         self.active = 0;
     }
 
-    fn begin(&mut self, hdr: VnetHdr, s: &Segment<'_>, sink: &mut Sink<'_>) {
+    fn begin(&mut self, hdr: VnetHdr, s: &Segment<'_>, sink: &mut Sink<'_>) -> usize {
         if self.active == COALESCE_FLOWS {
             self.end(0, sink);
         }
@@ -122,6 +129,7 @@ impl Coalescer {
         }
         self.runs[self.active].begin(hdr, s);
         self.active += 1;
+        self.active - 1
     }
 
     /// Gives out one run and keeps its memory.
@@ -142,7 +150,7 @@ impl Run {
         self.segments = 1;
         self.next_seq = s.seq.wrapping_add(self.size as u32);
         self.id = s.id;
-        self.psh = false;
+        self.psh = s.psh;
     }
 
     /// Same addresses and ports, in the same VLAN.
@@ -201,7 +209,7 @@ impl Run {
 
     fn give(&mut self, sink: &mut Sink<'_>) {
         let Some(h) = self.h.take() else { return };
-        if self.segments == 1 {
+        if self.segments == 1 && self.buf.len() <= COALESCE_ALONE {
             return sink(self.hdr, &self.buf);
         }
         let l4_len = (self.buf.len() - h.l4) as u16;

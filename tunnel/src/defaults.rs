@@ -189,6 +189,9 @@ pub const MAX_EXTENSIONS: usize = 8;
 pub const COALESCE_FLOWS: usize = 8;
 /// Smallest payload of a segment that is merged, bytes: half of TCP's default; smaller ones are not bulk.
 pub const COALESCE_MIN: usize = 268;
+/// Longest frame that every link takes in one datagram, less some for heads: 1,200 bytes of QUIC's smallest path. A
+/// longer segment is made ready to be cut.
+pub const COALESCE_ALONE: usize = 1_100;
 
 /// Frames of one link that wait for fragments.
 pub const PARTIAL_FRAMES: usize = 64;

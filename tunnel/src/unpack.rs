@@ -152,9 +152,10 @@ impl Unpacker {
                     last: run.last,
                 },
             );
-            if self.buf.len() - h.len <= usize::from(m.gso.size) {
-                offload.gso = None;
-            }
+        }
+        if self.buf.len() - usize::from(m.hdr_len) <= usize::from(m.gso.size) {
+            // One segment is an ordinary frame.
+            offload.gso = None;
         }
         sink(Received {
             tag: run.tag,

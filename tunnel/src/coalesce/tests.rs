@@ -122,9 +122,11 @@ fn apart(what: &str, mend: bool, edit: impl Fn(&mut Vec<u8>)) {
         put16(f, 50, !csum::fold(sum));
     }
     let out = turn(&frames);
-    let plain: Vec<_> = out.iter().map(|(_, b)| b.clone()).collect();
-    assert_eq!(plain, frames, "{what}");
-    assert!(out.iter().all(|(h, _)| *h == VnetHdr::default()), "{what}");
+    assert_eq!(out.len(), 2, "{what}");
+    assert_eq!(cut(&out), frames, "{what}");
+    if !mend {
+        assert_eq!(out[1], (VnetHdr::default(), frames[1].clone()), "{what}");
+    }
 }
 
 #[test]
@@ -154,6 +156,20 @@ fn segments_that_differ_stay_apart() {
         let len = get16(f, 16) + 8;
         put16(f, 16, len);
     });
+}
+
+#[test]
+fn a_large_segment_alone_can_be_cut_and_a_small_one_stays() {
+    for (len, psh) in [(1_448, true), (1_448, false), (900, true)] {
+        let mut t = bulk(1, false, false, 2);
+        t.payload.truncate(len + if psh { 0 } else { 1 });
+        t.mss = len as u16;
+        let frames = &lone(&t)[..1];
+        let out = turn(frames);
+        assert_eq!(cut(&out), frames);
+        let gso = out[0].0.offload().unwrap().gso;
+        assert_eq!(gso.map(|g| usize::from(g.size)), (len > 1_000).then_some(len));
+    }
 }
 
 #[test]

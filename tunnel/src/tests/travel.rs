@@ -57,7 +57,7 @@ fn any_item() -> impl Strategy<Value = Item> {
     ]
 }
 
-fn pack(frames: &[(Vec<u8>, Offload)], room: usize) -> Vec<Bytes> {
+pub(super) fn pack(frames: &[(Vec<u8>, Offload)], room: usize) -> Vec<Bytes> {
     let mut packer = Packer::new(room);
     for (bytes, offload) in frames {
         packer.push(TAG, &Packet::check(bytes, *offload).unwrap()).unwrap();
@@ -69,7 +69,7 @@ fn pack(frames: &[(Vec<u8>, Offload)], room: usize) -> Vec<Bytes> {
 }
 
 /// Frames that come out, `pause` datagrams apart a flush as if nothing more were waiting.
-fn unpack(datagrams: &[Bytes], pause: usize) -> (Vec<(Vec<u8>, Offload)>, Drops) {
+pub(super) fn unpack(datagrams: &[Bytes], pause: usize) -> (Vec<(Vec<u8>, Offload)>, Drops) {
     let (mut u, mut drops, mut out) = (Unpacker::default(), Drops::default(), Vec::new());
     let now = Instant::now();
     for (i, d) in datagrams.iter().enumerate() {
