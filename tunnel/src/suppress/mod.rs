@@ -93,6 +93,20 @@ fn reply_head(frame: &Frame<'_>, owner: MacAddr, payload: usize) -> Vec<u8> {
     f
 }
 
+/// Who tests an address before it takes it must always be heard, so it pays no budget of unknown targets.
+fn to_all(testing: bool) -> Verdict {
+    if testing { Verdict::Pass } else { Verdict::Flood }
+}
+
+/// A request, as far as it was judged.
+struct Ask<'a> {
+    port: PortId,
+    frame: &'a Frame<'a>,
+    message: &'a Message,
+    testing: bool,
+    may_answer: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Neighbour {
     /// When its own frames last showed it alive.
@@ -230,16 +244,22 @@ impl Suppressor {
         match (first, second) {
             (Some(_), Some(_)) => {
                 self.stats.arp_conflict += 1;
-                Verdict::Flood
+                to_all(testing)
             }
             (Some((mac, _, _)), None) if mac == asker => Verdict::Pass,
             (Some((mac, place, n)), None) => {
-                let may_answer = speaks_for_itself && !testing;
-                self.decide_known(now, port, frame, message, (vlan, ip, mac, place, n, may_answer))
+                let ask = Ask {
+                    port,
+                    frame,
+                    message,
+                    testing,
+                    may_answer: speaks_for_itself && !testing,
+                };
+                self.decide_known(now, ask, (vlan, ip, mac), place, n)
             }
             (None, _) => {
                 self.stats.unknown += 1;
-                Verdict::Flood
+                to_all(testing)
             }
         }
     }
@@ -257,38 +277,38 @@ impl Suppressor {
     fn decide_known(
         &mut self,
         now: Instant,
-        port: PortId,
-        frame: &Frame<'_>,
-        message: &Message,
-        (vlan, ip, mac, place, n, may_answer): (u16, IpAddr, MacAddr, Place, Neighbour, bool),
+        ask: Ask<'_>,
+        (vlan, ip, mac): (u16, IpAddr, MacAddr),
+        place: Place,
+        n: Neighbour,
     ) -> Verdict {
         let fresh = now.saturating_duration_since(n.confirmed) < CONFIRMED;
-        if place == Place::Port(port) {
+        if place == Place::Port(ask.port) {
             if fresh {
                 self.stats.same_port += 1;
                 return Verdict::SamePort;
             }
             self.stats.unknown += 1;
-            return Verdict::Flood;
+            return to_all(ask.testing);
         }
-        if fresh && may_answer && matches!(place, Place::Node(_)) {
-            match (*message, n.flags) {
+        if fresh && ask.may_answer && matches!(place, Place::Node(_)) {
+            match (*ask.message, n.flags) {
                 (Message::Arp(request), _) => {
                     self.stats.arp_answered += 1;
-                    return Verdict::Answer(arp::answer(frame, &request, mac));
+                    return Verdict::Answer(arp::answer(ask.frame, &request, mac));
                 }
                 (Message::Nd(Nd::Solicit { src, target, .. }), Some(flags)) => {
                     self.stats.nd_answered += 1;
-                    return Verdict::Answer(nd::answer(frame, src, target, mac, flags));
+                    return Verdict::Answer(nd::answer(ask.frame, src, target, mac, flags));
                 }
                 _ => {}
             }
         }
         // Who tests an address must hear of anybody who has it, also of one who is not known here.
-        let silent = n.asked >= UNANSWERED || (!may_answer && !fresh);
+        let silent = n.asked >= UNANSWERED || (!ask.may_answer && !fresh);
         if silent {
             self.stats.unknown += 1;
-            return Verdict::Flood;
+            return to_all(ask.testing);
         }
         if let Some(n) = self.by_ip.get_mut(&(vlan, ip)).and_then(|c| c.get_mut(&mac)) {
             n.asked += 1;

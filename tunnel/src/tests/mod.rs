@@ -7,6 +7,7 @@ mod mactrans;
 mod path;
 mod peek;
 mod policy;
+mod quiet;
 pub(crate) mod segments;
 mod switch;
 mod travel;
