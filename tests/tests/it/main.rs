@@ -22,5 +22,6 @@ mod members;
 mod nat;
 mod pieces;
 mod see;
+mod storm;
 mod tickets;
 mod translate;
