@@ -112,7 +112,7 @@ fn legend(out: &mut String, y: u32, c: &Chart) {
     if c.series.len() < 2 {
         return;
     }
-    let mut x = WIDTH / 2;
+    let mut x = WIDTH * 2 / 3;
     for (i, s) in c.series.iter().enumerate() {
         put(
             out,

@@ -139,7 +139,7 @@ impl<'a> Measure<'a> {
         ensure!(gb > 0.0, "the TCP stream carried nothing");
         self.sample.insert(Metric::ToHome, up.rate / 1e9);
         self.sample.insert(Metric::Retransmits, up.retransmits);
-        self.sample.insert(Metric::CpuPerGb, cost.product / gb);
+        self.product_cpu(Metric::CpuPerGb, cost.product / gb);
         self.sample.insert(Metric::BusyPerGb, cost.passed.busy / gb);
         let (down, _) = self.timed(|l| l.tcp(time, &["-R"]))?;
         self.sample.insert(Metric::ToHost, down.rate / 1e9);
@@ -156,9 +156,16 @@ impl<'a> Measure<'a> {
         let (paced, cost) = self.timed(|l| l.udp(time, SMALL, rate))?;
         self.sample.insert(Metric::PacedLoss, paced.loss);
         if paced.arrived > 0.0 {
-            self.sample.insert(Metric::PacedCpu, 1e6 * cost.product / paced.arrived);
+            self.product_cpu(Metric::PacedCpu, 1e6 * cost.product / paced.arrived);
         }
         Ok(())
+    }
+
+    /// What a tunnel of the kernel costs shows in no process: it has no such figure.
+    fn product_cpu(&mut self, m: Metric, v: f64) {
+        if !self.site.pids().is_empty() {
+            self.sample.insert(m, v);
+        }
     }
 
     /// Round trips beside a stream that began a second before and ends after them. Where the kernel itself fills all
