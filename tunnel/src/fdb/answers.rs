@@ -2,19 +2,27 @@
 //!
 //! Adverts alone do not heal everything: a node that restarted begins at 0 again, and one that was away may never have
 //! heard of the owner before it. Both would stay refused until the others forget. The answer is not signed and its sender
-//! may lie, so it moves nothing; it only lets the owner go above the sequence, rarely, and for a learned address only when
-//! a frame shows that it is really here.
+//! may lie, so it moves nothing; it only lets the owner go above the sequence, rarely, and only when a
+//! frame shows that the address is really here, or nobody else has it.
 
 use super::{
-    Fdb, Key, Place,
+    Fdb, Key, LinkSince, Place,
     seq::{self, Against},
 };
-use crate::defaults::RAISE_GAP;
+use crate::defaults::{LINK_CONFIRM, RAISE_GAP};
 use std::time::Instant;
 use wire::{
     NodeId,
     frame::{MacAdvert, MacBehind},
 };
+
+/// A member says that another holds an address which is behind a port here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contest {
+    seq: u32,
+    holder: NodeId,
+    since: Instant,
+}
 
 impl Fdb {
     /// What to answer to a member's advert that was just applied; `None` if it counts as it was said.
@@ -23,19 +31,21 @@ impl Fdb {
             vlan: advert.vlan,
             mac: advert.mac,
         };
-        let (seq, holder, live) = match self.entries.get(&key) {
-            Some(e) => match e.place {
-                Place::Node(n) => (e.seq, n, true),
-                Place::Port(_) => (e.seq, self.me, true),
-            },
-            None => self.memory.get(key).map(|past| (past.seq, past.owner, false))?,
+        let (seq, holder, live, is_static) = match self.entries.get(&key) {
+            Some(e) => {
+                let holder = if let Place::Node(n) = e.place { n } else { self.me };
+                (e.seq, holder, e.leaves.is_none(), e.is_static)
+            }
+            None => self.memory.get(key).map(|past| (past.seq, past.owner, false, false))?,
         };
         let behind = match seq::against(advert.seq, seq) {
-            Against::Stale => true,
+            Against::Stale | Against::Jump => true,
             Against::Tie => holder != from,
-            Against::Higher | Against::Jump => false,
+            Against::Higher => false,
         };
-        (behind && !advert.withdrawn).then_some(MacBehind {
+        // A learned claim is no answer to a given one, whatever its sequence.
+        let helps = advert.static_ || !is_static || holder == from;
+        (behind && helps && !advert.withdrawn).then_some(MacBehind {
             mac: key.mac,
             vlan: key.vlan,
             seq,
@@ -50,32 +60,46 @@ impl Fdb {
             vlan: b.vlan,
             mac: b.mac,
         };
-        let Some(e) = self.entries.get(&key).filter(|e| matches!(e.place, Place::Port(_))) else {
+        let here = |e: &&super::Entry| matches!(e.place, Place::Port(_));
+        let Some(e) = self.entries.get(&key).filter(here) else {
             return;
         };
-        let ahead = match seq::against(b.seq, e.seq) {
-            Against::Higher => true,
-            Against::Tie => b.holder != self.me,
-            Against::Stale | Against::Jump => false,
-        };
-        let mine_before = b.holder == self.me || !b.live;
-        if !ahead {
+        if seq::against(e.seq, b.seq) == Against::Higher {
             return;
         }
-        if mine_before {
+        if b.holder == self.me || !b.live {
             self.raise(now, key, b.seq);
-        } else if !e.is_static {
-            // A given address that another holds is decided between the two of them.
-            self.contested.insert(key, b.seq);
+        } else {
+            let contest = Contest {
+                seq: b.seq,
+                holder: b.holder,
+                since: now,
+            };
+            let known = self.contested.entry(key).or_insert(contest);
+            (known.seq, known.holder) = (b.seq, b.holder);
         }
     }
 
     /// A frame of a contested address came in: it is here.
     #[cold]
     pub(super) fn contend(&mut self, now: Instant, key: Key) {
-        if let Some(seq) = self.contested.remove(&key) {
-            self.raise(now, key, seq);
+        let Some(c) = self.contested.get(&key).copied() else {
+            return;
+        };
+        let is_static = self.entries.get(&key).is_some_and(|e| e.is_static);
+        if is_static && !self.should_have_heard(now, &c) {
+            return;
         }
+        self.contested.remove(&key);
+        self.raise(now, key, c.seq);
+    }
+
+    /// Two that were given one address decide between themselves: the holder's own advert fences the older one. Only a
+    /// holder that had all the time to say so, and told others and not this node, is not to be believed.
+    fn should_have_heard(&self, now: Instant, c: &Contest) -> bool {
+        let since = |t: Instant| now.saturating_duration_since(t);
+        let linked = matches!(self.links.get(&c.holder), Some(LinkSince::Up(up)) if since(*up) >= LINK_CONFIRM);
+        linked && since(c.since) >= LINK_CONFIRM
     }
 
     /// Goes above a sequence, at most once in [`RAISE_GAP`], so that a member which answers so for ever moves nobody.
@@ -88,7 +112,7 @@ impl Fdb {
             return;
         }
         let Some(e) = self.entries.get_mut(&key) else { return };
-        if matches!(seq::against(above, e.seq), Against::Higher | Against::Tie) {
+        if seq::against(e.seq, above) != Against::Higher {
             e.seq = seq::next(above);
             self.raised.insert(key, now);
             self.announce(key);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     DropReason,
-    defaults::{ADVERT_EXPIRY, LINK_CONFIRM, LINK_STALE},
+    defaults::{ADVERT_EXPIRY, FORWARD_AFTER_MOVE, LINK_CONFIRM, LINK_STALE},
 };
 use std::time::Instant;
 use wire::{
@@ -63,6 +63,7 @@ impl Fdb {
                 seq,
                 seen: now,
                 ips: advert.ips.clone(),
+                leaves: None,
             },
         );
         self.changed.remove(&key);
@@ -106,8 +107,10 @@ impl Fdb {
             },
         };
         match seq::against(claim, known) {
-            Against::Jump => Err(DropReason::AdvertJump),
             Against::Higher => Ok(claim),
+            // The holder itself may leap: it was told of a sequence that others know.
+            Against::Jump if from == holder => Ok(claim),
+            Against::Jump => Err(DropReason::AdvertJump),
             // A member that restarted begins at 0 again; it keeps the place that it had.
             Against::Stale | Against::Tie if from == holder => Ok(known),
             Against::Tie if from < holder => Ok(claim),
@@ -116,11 +119,18 @@ impl Fdb {
     }
 
     fn withdraw(&mut self, now: Instant, from: NodeId, key: Key, said: u32) {
-        if self.entries.get(&key).is_some_and(|e| e.place == Place::Node(from))
-            && let Some(e) = self.take(key)
-        {
-            let newer = seq::against(said, e.seq) == Against::Higher;
-            self.memory.remember(now, key, if newer { said } else { e.seq }, from);
+        if let Some(e) = self.entries.get_mut(&key).filter(|e| e.place == Place::Node(from)) {
+            if seq::against(said, e.seq) == Against::Higher {
+                e.seq = said;
+            }
+            if e.is_static {
+                // Nobody holds it, and nothing is flooded for it meanwhile.
+                (e.is_static, e.leaves) = (false, Some(now + FORWARD_AFTER_MOVE));
+            } else if e.leaves.is_none() {
+                let seq = e.seq;
+                self.take(key);
+                self.memory.remember(now, key, seq, from);
+            }
         }
         if self.fenced.get(&key).is_some_and(|f| f.by == from) {
             self.lift(now, key);
@@ -165,13 +175,16 @@ impl Fdb {
     /// Ages, and forgets what is past.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.age(now);
-        let ended = |e: &Entry, node: &NodeId| match self.links.get(node) {
-            Some(LinkSince::Down(since)) => now.saturating_duration_since(*since) >= LINK_STALE,
-            Some(LinkSince::Up(since)) => {
-                e.seen < *since && now.saturating_duration_since(*since) >= LINK_CONFIRM
-                    || now.saturating_duration_since(e.seen) >= ADVERT_EXPIRY
-            }
-            None => now.saturating_duration_since(e.seen) >= ADVERT_EXPIRY,
+        let ended = |e: &Entry, node: &NodeId| {
+            e.leaves.is_some_and(|at| at <= now)
+                || match self.links.get(node) {
+                    Some(LinkSince::Down(since)) => now.saturating_duration_since(*since) >= LINK_STALE,
+                    Some(LinkSince::Up(since)) => {
+                        e.seen < *since && now.saturating_duration_since(*since) >= LINK_CONFIRM
+                            || now.saturating_duration_since(e.seen) >= ADVERT_EXPIRY
+                    }
+                    None => now.saturating_duration_since(e.seen) >= ADVERT_EXPIRY,
+                }
         };
         // A fence outlives its winner's silence: that the winner cannot be heard does not make two machines one.
         for key in self.keys_where(|_, e| matches!(&e.place, Place::Node(n) if ended(e, n))) {

@@ -100,6 +100,7 @@ impl Fdb {
                 seq,
                 seen: now,
                 ips: Vec::new(),
+                leaves: None,
             },
         );
         self.announce(key);

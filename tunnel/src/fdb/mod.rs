@@ -18,6 +18,7 @@ mod local;
 mod seq;
 
 use crate::{PortId, defaults::FDB_PER_NODE};
+use answers::Contest;
 use flaps::Flaps;
 use seq::Memory;
 use serde::Serialize;
@@ -159,6 +160,8 @@ struct Entry {
     seq: u32,
     seen: Instant,
     ips: Vec<IpAddr>,
+    /// Its member withdrew it and still sends frames after it until then, so they go there.
+    leaves: Option<Instant>,
 }
 
 /// Entries of one port.
@@ -200,8 +203,8 @@ pub struct Fdb {
     fenced: BTreeMap<Key, Fence>,
     /// This machine's own addresses on its ports' bridges.
     own: BTreeMap<PortId, BTreeSet<MacAddr>>,
-    /// Learned addresses of which another member knows a newer sequence: above it with the next frame.
-    contested: BTreeMap<Key, u32>,
+    /// Addresses here of which another member knows a newer sequence: above it with the next frame.
+    contested: BTreeMap<Key, Contest>,
     /// When a sequence was last raised because of an answer.
     raised: BTreeMap<Key, Instant>,
     changed: BTreeSet<Key>,
@@ -293,7 +296,11 @@ impl Fdb {
             stale: matches!(e.place, Place::Node(n) if matches!(self.links.get(&n), Some(LinkSince::Down(_)))),
             fenced: self.fenced.get(key).map(|f| f.port),
         };
-        self.entries.iter().map(row).collect()
+        self.entries
+            .iter()
+            .filter(|(_, e)| e.leaves.is_none())
+            .map(row)
+            .collect()
     }
 
     /// Everything behind this node's ports, as adverts.

@@ -28,7 +28,7 @@ use crate::{
     DropReason, Drops, FdbRow, Place,
     budget::Bucket,
     defaults::{ADVERT_GAP, PORTS, REFRESH, SWEEP, URGENT_BURST, URGENT_RATE},
-    fdb::Fdb,
+    fdb::{Fdb, Key},
     loops::{Guard, GuardEvent},
     packet::Packet,
     policy::GuestPolicy,
@@ -399,6 +399,11 @@ impl Switch {
     /// Everything behind this node's ports.
     pub fn local_adverts(&self) -> Vec<MacAdvert> {
         self.fdb.local_adverts()
+    }
+
+    /// Where an address is.
+    pub fn place(&self, key: Key) -> Option<Place> {
+        self.fdb.lookup(key)
     }
 
     /// The table, for people.

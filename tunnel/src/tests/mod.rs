@@ -4,6 +4,7 @@ pub(crate) mod build;
 mod fdb;
 mod hostile;
 mod mactrans;
+mod model;
 mod path;
 mod peek;
 mod policy;
