@@ -19,6 +19,7 @@ mod load;
 mod loops;
 mod main_job;
 mod members;
+mod moves;
 mod nat;
 mod pieces;
 mod see;

@@ -486,3 +486,44 @@ fn a_lying_answer_moves_nothing() {
     }
     assert!(said <= 3, "{said}");
 }
+
+/// The old host knows the new one: for two seconds it sends after the guest what others still send to it, once and not back.
+#[test]
+fn the_old_host_sends_after_a_guest_for_two_seconds() {
+    let (mut s, now) = lone();
+    let g = guest(0);
+    s.add_port(now, PortId(5), Some(GuestPolicy::new(g.mac)));
+    s.handle_adverts(now, id(1), &[claim(g, 1, true)]);
+    let bytes = raw(station(0).mac, g.mac);
+    for from in [2, 3] {
+        let out = enter(&mut s, now, Ingress::Link(id(from)), &bytes).unwrap();
+        assert!(out.ports.is_empty() && out.links.is_empty());
+        let f = s.poll_forward().unwrap();
+        assert_eq!((f.to, &f.frame[..]), (id(1), &bytes[..]));
+    }
+    let back = enter(&mut s, now, Ingress::Link(id(1)), &bytes);
+    assert_eq!(back, Err(DropReason::SplitHorizon), "not to whom it came from");
+    let group = enter(
+        &mut s,
+        now,
+        Ingress::Link(id(2)),
+        &raw(station(0).mac, MacAddr::BROADCAST),
+    )
+    .unwrap();
+    assert!(
+        group.links.is_empty() && s.poll_forward().is_none(),
+        "one unicast address, nothing else"
+    );
+    let late = now + FORWARD_AFTER_MOVE;
+    assert_eq!(
+        enter(&mut s, late, Ingress::Link(id(2)), &bytes),
+        Err(DropReason::SplitHorizon)
+    );
+    // Without a link to the new place there is nowhere to send it.
+    s.link_down(now, id(1));
+    assert_eq!(
+        enter(&mut s, now, Ingress::Link(id(2)), &bytes),
+        Err(DropReason::NoLink)
+    );
+    assert!(s.poll_forward().is_none());
+}
