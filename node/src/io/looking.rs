@@ -15,6 +15,7 @@ use std::{
     io::{ErrorKind, IsTerminal, Write},
     time::Instant,
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use wire::{Fault, FaultKind};
 
 impl Session {
@@ -27,6 +28,7 @@ impl Session {
         };
         let screen = std::io::stdout().is_terminal() && !self.json;
         let mut before: Option<(LanView, Instant)> = None;
+        let mut interrupts = interrupts()?;
         loop {
             let lan: LanView = self.client.call(Op::LanShow, &[name], EMPTY).await?;
             let at = Instant::now();
@@ -48,7 +50,7 @@ impl Session {
             before = Some((lan, at));
             tokio::select! {
                 () = tokio::time::sleep(defaults::WATCH_EVERY) => {}
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                _ = interrupts.recv() => return Ok(()),
             }
         }
     }
@@ -92,6 +94,7 @@ impl Session {
         let mut wrote = Captured::default();
         let mut buf = BytesMut::new();
         let mut ending: Option<tokio::time::Instant> = None;
+        let mut interrupts = interrupts()?;
         loop {
             let late = async {
                 match ending {
@@ -101,8 +104,8 @@ impl Session {
             };
             let part = tokio::select! {
                 part = answer.next() => part?,
-                _ = tokio::signal::ctrl_c(), if ending.is_some() => None,
-                _ = tokio::signal::ctrl_c() => {
+                _ = interrupts.recv(), if ending.is_some() => None,
+                _ = interrupts.recv() => {
                     // What was lost is said each second: the file should end with it.
                     ending = Some(tokio::time::Instant::now() + defaults::CAPTURE_STATISTICS * 2);
                     continue;
@@ -127,6 +130,12 @@ impl Session {
     async fn begin_capture(&self, lan: &str, request: &CaptureRequest) -> Result<super::client::Parts, End> {
         Ok(self.client.parts(Op::LanCapture, &[lan], Some(request)).await?)
     }
+}
+
+/// Ctrl-C, none of them missed while something else is done.
+fn interrupts() -> Result<Signal, Fault> {
+    signal(SignalKind::interrupt())
+        .map_err(|e| Fault::new(FaultKind::Failed, format!("Ctrl-C cannot be waited for: {e}")))
 }
 
 /// What came of writing.

@@ -300,7 +300,7 @@ fn lan_view() -> LanView {
         "path": "direct", "remote": "203.0.113.9:4400", "rtt_ms": 12.3, "loss": 0.002, "mtu": 1372,
         "datagram_bytes": 1394, "queued_bytes": 12288, "waiting_ms": 3, "queued_frames": 9, "queued_flows": 2,
         "delay_p50_ms": 0.5, "delay_p99_ms": 4.1, "marks": 0, "rx_frames": 10, "tx_frames": 20,
-        "rx_bytes": 1u64 << 30, "tx_bytes": 3 << 20, "wire_rx_bytes": 1, "wire_tx_bytes": 1, "drops": {"queue_full": 7},
+        "rx_bytes": 1u64 << 30, "tx_bytes": 3 << 20, "wire_rx_bytes": 1, "wire_tx_bytes": 1, "drops": {"link_overflow": 7},
     });
     let member = |id: &str, name: &str, me: bool, link: &serde_json::Value| {
         json!({
@@ -332,7 +332,7 @@ fn lan_view() -> LanView {
             entry("b8:27:eb:00:00:02", "lltap0", None, "learned", &["192.168.1.1"]),
         ],
         "quiet": {"arp_answered": 3},
-        "drops": {"bum_budget": 31},
+        "drops": {"no_link": 31},
     }))
     .unwrap()
 }
@@ -356,9 +356,11 @@ MAC                WHERE      KNOWN        AGE  ADDRESSES
 02:00:5e:10:00:01  attic-nuc  told, given   3s  192.168.1.57 fe80::5eff:fe10:1
 b8:27:eb:00:00:02  lltap0     learned       3s  192.168.1.1
 
-DROPPED     FRAMES  LINK       BECAUSE
-bum_budget      31  -          More broadcast, unknown and multicast than one...
-queue_full       7  attic-nuc  The oldest in a link's full queue.
+quiet  arp answered 3
+
+DROPPED        FRAMES  LINK       BECAUSE
+no_link            31  -          Its destination's member has no link just now.
+link_overflow       7  attic-nuc  The link took it and had no room after all.
 ";
     let got = lan_view().human(&PLAIN);
     assert!(got.lines().all(|l| l.chars().count() <= 80), "{got}");
@@ -385,13 +387,13 @@ fn a_watched_lan_has_rates_and_fits_the_screen() {
     let mut now = lan_view();
     now.port_list[0].rx_bytes += 250_000_000;
     now.member_list[1].link.as_mut().unwrap().tx_bytes += 1_250;
-    *now.drops.get_mut("bum_budget").unwrap() += 40;
+    *now.drops.get_mut("no_link").unwrap() += 40;
     let before = Some(Before {
         view: &earlier,
         ago: std::time::Duration::from_secs(2),
     });
     let text = watched(&now, before, &PLAIN, usize::MAX);
-    for want in ["IN NOW", "1.00 Gb/s", "5.0 kb/s", "bum_budget        20"] {
+    for want in ["IN NOW", "1.00 Gb/s", "5.0 kb/s", "no_link              20"] {
         assert!(text.contains(want), "{want}: {text}");
     }
     let cut = watched(&now, before, &PLAIN, 10);
