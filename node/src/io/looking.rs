@@ -104,8 +104,10 @@ impl Session {
             };
             let part = tokio::select! {
                 part = answer.next() => part?,
-                _ = interrupts.recv(), if ending.is_some() => None,
                 _ = interrupts.recv() => {
+                    if ending.is_some() {
+                        break;
+                    }
                     // What was lost is said each second: the file should end with it.
                     ending = Some(tokio::time::Instant::now() + defaults::CAPTURE_STATISTICS * 2);
                     continue;
