@@ -14,7 +14,7 @@ use crate::{
     segment,
     unpack::Unpacker,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use proptest::prelude::*;
 use std::time::Instant;
 use wire::frame::{
@@ -189,11 +189,11 @@ fn loss_and_reordering_cost_what_they_cost_a_bare_path() {
     }
 }
 
-fn datagram(fill: impl FnOnce(&mut BytesMut)) -> Bytes {
-    let mut d = BytesMut::new();
+fn datagram(fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut d = Vec::new();
     put_head(&mut d, Scope::Lan(TAG));
     fill(&mut d);
-    d.freeze()
+    d.into()
 }
 
 /// Drops and frames of datagrams that may be cut short.
