@@ -14,4 +14,5 @@ mod interop;
 mod lab;
 mod links;
 mod peers;
+mod sealed;
 mod support;
