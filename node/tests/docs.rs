@@ -91,3 +91,13 @@ fn every_setting_and_constant_is_explained() {
     })
     .unwrap();
 }
+
+#[test]
+fn every_port_setting_is_explained() {
+    use tunnel::policy::PortPolicy;
+    for (key, value) in PortPolicy::for_guests().rows() {
+        let info = PortPolicy::KEYS.iter().find(|k| k.name == key).unwrap();
+        let row = format!("| `{key}` | {value} | {} | {} |", info.meaning, info.softether);
+        assert!(DEFAULTS.contains(&row), "docs/defaults.md lacks {row}");
+    }
+}

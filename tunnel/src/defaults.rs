@@ -260,3 +260,30 @@ pub const TRANSLATE_CLIENTS: usize = 256;
 pub const TRANSLATE_AGEING: Duration = Duration::from_secs(4 * 3_600);
 /// How often old ones are looked for.
 pub const TRANSLATE_SWEEP: Duration = Duration::from_secs(60);
+
+/// IP addresses of one guest port that settings may allow, of each family.
+pub const GUEST_IPS: usize = 64;
+/// New addresses a second that a guest may claim, and the burst: a boot claims two or three, and each costs a search.
+pub const CLAIMS: (u32, u32) = (4, 32);
+/// A claimed address that was silent for so long gives way to a new one: privacy addresses are used for hours
+/// (RFC 8981 §3.8), an idle one needs no place.
+pub const CLAIM_IDLE: Duration = Duration::from_secs(600);
+/// How long after its lease an address still passes: clocks differ, and a renewal may be under way.
+pub const LEASE_GRACE: Duration = Duration::from_secs(60);
+/// How long a neighbour has to object to an address that is tried: RFC 4862's 1 s, and a slow path.
+pub const DAD_WAIT: Duration = Duration::from_secs(3);
+/// Client identifiers of one guest: firmware, initrd and system each have their own.
+pub const CLIENT_IDS: usize = 8;
+/// A client identifier that was silent for so long gives way to a new one.
+pub const CLIENT_ID_IDLE: Duration = Duration::from_secs(3_600);
+/// DHCP transactions of a guest that may be answered.
+pub const DHCP_ASKED: usize = 8;
+/// Addresses of routers and DHCP servers that are remembered, and how long after the last word of them.
+pub const INFRA: (usize, Duration) = (64, Duration::from_secs(86_400));
+/// Searches a second, and in a burst, for what guests behind other members claim in ARP and ND; each looks at all
+/// addresses of a LAN. Beyond it only routers' and servers' addresses are guarded.
+pub const REMOTE_LOOKS: (u32, u32) = (100, 400);
+/// Prefixes that routers announced and that are remembered.
+pub const ON_LINK: usize = 32;
+/// Burst of a rate limit: a quarter second of it, and never less than two super-frames.
+pub const RATE_BURST: (Duration, u64) = (Duration::from_millis(250), 128 * 1024);

@@ -115,6 +115,44 @@ reasons! {
     GuestNeighbourSpoof = "guest_neighbour_spoof",
     /// A guest's packet whose headers cannot be followed to their end.
     GuestHiddenHeaders = "guest_hidden_headers",
+    /// A guest's VLAN tag that it may not use.
+    GuestTag = "guest_tag",
+    /// A guest's packet from an IP address that it does not hold.
+    GuestAddress = "guest_address",
+    /// A guest that takes an IP address that is somebody else's.
+    GuestAddressTaken = "guest_address_taken",
+    /// More IP addresses than the guest may have.
+    GuestAddressCap = "guest_address_cap",
+    /// More Ethernet addresses than may be behind the guest.
+    GuestMacCap = "guest_mac_cap",
+    /// A guest that takes an Ethernet address that is somebody else's.
+    GuestMacTaken = "guest_mac_taken",
+    /// A guest that asks a DHCP server in another's name, or in too many names.
+    GuestDhcpIdentity = "guest_dhcp_identity",
+    /// A guest's DHCP message that can be read in two ways or not at all.
+    GuestBadDhcp = "guest_bad_dhcp",
+    /// A guest that tells others of a better router.
+    GuestRedirect = "guest_redirect",
+    /// A guest that speaks to switches: spanning tree, LLDP, PAUSE and their like.
+    GuestSwitchProtocol = "guest_switch_protocol",
+    /// More broadcasts and multicasts than the guest may send.
+    GuestBroadcastCap = "guest_broadcast_cap",
+    /// More bytes than the guest may send.
+    GuestUploadCap = "guest_upload_cap",
+    /// More bytes than the guest may be sent.
+    GuestDownloadCap = "guest_download_cap",
+    /// A kind of frame that the guest's settings filter out.
+    GuestFiltered = "guest_filtered",
+    /// A connection to a guest that may not serve.
+    GuestServer = "guest_server",
+    /// A frame between guests that are kept apart.
+    GuestPrivacy = "guest_privacy",
+    /// A frame of a VLAN that the guest is not in.
+    GuestVlan = "guest_vlan",
+    /// A frame from a port that only listens.
+    GuestMonitor = "guest_monitor",
+    /// Longer than the LAN's MTU.
+    OverMtu = "over_mtu",
     /// A datagram for a LAN that this node is not in.
     UnknownLan = "unknown_lan",
     /// A datagram from a peer that is not a member of its LAN.

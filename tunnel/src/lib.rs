@@ -50,6 +50,7 @@ pub mod snoop;
 pub mod suppress;
 pub mod switch;
 pub mod unpack;
+pub mod vlan;
 
 pub use drops::{DropReason, Drops};
 pub use fdb::{EntryKind, FdbRow, Place};

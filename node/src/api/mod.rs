@@ -12,6 +12,7 @@ pub mod lan;
 pub mod line;
 pub mod machine;
 pub mod openapi;
+pub mod policy;
 pub mod resource;
 pub mod routes;
 pub mod see;
@@ -30,6 +31,9 @@ pub use line::{Line, Progress, ProgressLine, StepLine, Unit};
 pub use machine::{
     Check, ConfigView, DoctorReport, Down, GuestCounts, Origin, PathView, PeerRow, PingReply, PingReport, PingRequest,
     SettingRow, Status, Verdict,
+};
+pub use policy::{
+    HeldHow, HeldRow, LanMtuRequest, LanMtuView, LanPolicyRequest, LanPolicyView, PolicyOrigin, PolicyRow,
 };
 pub use resource::{Direction, GrantRequest, GrantRow, HostRow, HostsView, OfferRequest, OfferView, Revoked};
 pub use see::{

@@ -3,9 +3,9 @@
 use super::{
     CaptureRequest, ConfigView, Detached, DoctorReport, Down, DropsView, Evicted, GrantRequest, GrantRow, GuestLogs,
     GuestRemoved, GuestRow, GuestView, HostsView, ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, JoinRequest,
-    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanRow, LanView, OfferRequest, OfferView,
-    PeerRow, PingReport, PingRequest, PortRow, PullResult, Revoked, RunRequest, RunResult, Status, StopRequest,
-    StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
+    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanPolicyRequest, LanPolicyView, LanRow, LanView,
+    OfferRequest, OfferView, PeerRow, PingReport, PingRequest, PortRow, PullResult, Revoked, RunRequest, RunResult,
+    Status, StopRequest, StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -68,6 +68,7 @@ pub enum Op {
     LanDrops,
     LanTrace,
     LanCapture,
+    LanPolicy,
     Join,
     Hosts,
     Offer,
@@ -276,6 +277,11 @@ pub static ROUTES: &[Route] = &[
             "/v1/lans/{lan}/capture",
             "Frames as they pass, and those that were dropped, as pcapng",
         ),
+    ),
+    post::<LanPolicyRequest, LanPolicyView>(
+        Op::LanPolicy,
+        "/v1/lans/{lan}/policy",
+        "Changes what guests may do on a LAN, or shows it",
     ),
     stream::<JoinRequest, JoinResult>(Op::Join, "/v1/join", "Redeems a ticket"),
     get::<HostsView>(Op::Hosts, "/v1/hosts", "Who can run a guest, best first"),

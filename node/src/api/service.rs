@@ -3,9 +3,9 @@
 use super::{
     CaptureRequest, ConfigView, Detached, DoctorReport, Down, DropsView, Evicted, GrantRequest, GrantRow, GuestLogs,
     GuestRemoved, GuestRow, GuestView, HostsView, ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, JoinRequest,
-    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanRow, LanView, OfferRequest, OfferView,
-    PeerRow, PingReport, PingRequest, PortRow, Progress, PullResult, Revoked, RunRequest, RunResult, Status,
-    StopRequest, StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
+    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanPolicyRequest, LanPolicyView, LanRow, LanView,
+    OfferRequest, OfferView, PeerRow, PingReport, PingRequest, PortRow, Progress, PullResult, Revoked, RunRequest,
+    RunResult, Status, StopRequest, StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
 };
 use futures::{future::BoxFuture, stream::BoxStream};
 use wire::Fault;
@@ -63,6 +63,8 @@ pub trait Service: Send + Sync + 'static {
     fn lan_trace(&self, req: TraceRequest) -> Answer<'_, TraceView>;
     /// `lanline lan capture`.
     fn lan_capture(&self, lan: String, req: CaptureRequest) -> Answer<'_, Capture>;
+    /// `lanline lan policy`.
+    fn lan_policy(&self, lan: String, req: LanPolicyRequest) -> Answer<'_, LanPolicyView>;
     /// `lanline join`.
     fn join(&self, req: JoinRequest, progress: Progress) -> Answer<'_, JoinResult>;
 

@@ -1,7 +1,9 @@
 //! `lan` and `join`.
 
 use super::values::millis;
-use crate::api::{AttachMode, CaptureRequest, JoinRequest, LanAttach, LanDetach, LanInvite, Role, TraceRequest};
+use crate::api::{
+    AttachMode, CaptureRequest, JoinRequest, LanAttach, LanDetach, LanInvite, LanPolicyRequest, Role, TraceRequest,
+};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -48,6 +50,11 @@ pub enum LanCommand {
   lanline lan capture home -w - | wireshark -k -i -
   lanline lan capture home --drops --for 30s -w drops.pcapng")]
     Capture(CaptureArgs),
+    /// What guests may do on a LAN, as this node enforces it.
+    #[command(after_help = "Examples:
+  lanline lan policy home --set max_upload=20M --set no_server=on
+  lanline lan policy home --explain web")]
+    Policy(PolicyArgs),
     /// End a membership.
     #[command(after_help = "Examples:
   lanline lan evict home attic-nuc
@@ -161,6 +168,43 @@ pub struct EvictArgs {
     pub name: String,
     /// Node id or name of the member.
     pub peer: String,
+}
+
+/// `lan policy`.
+#[derive(Clone, Debug, Args)]
+pub struct PolicyArgs {
+    /// Name of the LAN.
+    pub name: String,
+    /// Change a setting; with --guest that guest's, which can only be narrower.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// Take a setting back.
+    #[arg(long, value_name = "KEY")]
+    pub unset: Vec<String>,
+    /// Of this guest of this node: its name, id or Ethernet address.
+    #[arg(long, value_name = "VM")]
+    pub guest: Option<String>,
+    /// Say what holds for a guest or an Ethernet address, and why.
+    #[arg(long, value_name = "VM|MAC", conflicts_with_all = ["set", "unset", "guest"])]
+    pub explain: Option<String>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write KEY=VALUE, for example max_upload=20M")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl PolicyArgs {
+    /// The request.
+    pub fn request(&self) -> LanPolicyRequest {
+        LanPolicyRequest {
+            guest: self.guest.clone().or_else(|| self.explain.clone()),
+            set: self.set.iter().cloned().collect(),
+            unset: self.unset.clone(),
+        }
+    }
 }
 
 /// How a LAN is joined to an interface.

@@ -9,6 +9,7 @@ mod guest;
 mod image;
 mod lan;
 mod machine;
+mod policy;
 mod resource;
 mod see;
 mod table;

@@ -395,6 +395,35 @@ impl Service for Scripted {
             },
         )
     }
+    fn lan_policy(&self, lan: String, req: LanPolicyRequest) -> Answer<'_, LanPolicyView> {
+        by(
+            &lan.clone(),
+            LanPolicyView {
+                lan,
+                guest: req.guest,
+                mac: None,
+                note: "every guest".into(),
+                allow_monitor: false,
+                free: req.unset,
+                settings: req
+                    .set
+                    .into_iter()
+                    .map(|(key, value)| PolicyRow {
+                        key,
+                        value,
+                        said_by: PolicyOrigin::Lan,
+                        meaning: "a meaning".into(),
+                        softether: "-".into(),
+                    })
+                    .collect(),
+                held: vec![HeldRow {
+                    ip: "192.0.2.7".into(),
+                    how: HeldHow::Leased,
+                    left_s: Some(60),
+                }],
+            },
+        )
+    }
     fn join(&self, req: JoinRequest, _: Progress) -> Answer<'_, JoinResult> {
         let (id, role) = (format!("home.{}", req.ticket), Role::Member);
         by(

@@ -257,6 +257,14 @@ impl Fdb {
         }
     }
 
+    /// Who is known to have an IP address; of several the first by VLAN and address. It looks at all entries: ask within
+    /// a budget.
+    pub fn who_has(&self, ip: IpAddr) -> Option<(MacAddr, Place)> {
+        let mut all = self.entries.iter();
+        all.find(|(_, e)| e.ips.contains(&ip))
+            .map(|(key, e)| (key.mac, e.place))
+    }
+
     /// IP addresses seen with an address.
     pub fn ips(&self, key: Key) -> &[IpAddr] {
         self.entries.get(&key).map_or(&[], |e| &e.ips)

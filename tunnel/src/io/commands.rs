@@ -13,11 +13,12 @@ use super::{
 use crate::{
     Drops, PortId,
     defaults::{LANS, LINKS, PORTS, TAP_CHECK},
-    policy::GuestPolicy,
+    policy::{CompiledPolicy, How},
     switch::Switch,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -109,7 +110,7 @@ impl Pump {
         }
     }
 
-    fn insert_port(&mut self, now: Instant, tag: LanTag, io: PortIo, guest: Option<GuestPolicy>) -> PortId {
+    fn insert_port(&mut self, now: Instant, tag: LanTag, io: PortIo, guest: Option<CompiledPolicy>) -> PortId {
         self.next_port += 1;
         let id = PortId(self.next_port);
         if let Some(lan) = self.fabric.lans.get_mut(&tag) {
@@ -177,7 +178,29 @@ impl Pump {
             guest: port.guest,
             mac: port.mac,
         };
-        Ok(self.insert_port(now, tag, io, Some(GuestPolicy::new(port.mac))))
+        Ok(self.insert_port(now, tag, io, Some(port.policy)))
+    }
+
+    /// Gives a guest's port other rules; false if there is none.
+    pub(super) fn set_guest_rules(&mut self, now: Instant, port: PortId, rules: CompiledPolicy) -> bool {
+        let lan = self.fabric.ports.get(&port).map(|p| p.lan);
+        let lan = lan.and_then(|tag| self.fabric.lans.get_mut(&tag));
+        lan.is_some_and(|l| l.switch.set_rules(now, port, rules))
+    }
+
+    /// Sets rules and roles of a LAN.
+    pub(super) fn set_lan_rules(&mut self, lan: &LanId, remote: CompiledPolicy, hosts: BTreeSet<NodeId>) {
+        if let Some((_, lan)) = self.lan_mut(lan) {
+            lan.switch.set_remote_rules(remote);
+            lan.switch.set_hosts(hosts);
+        }
+    }
+
+    /// What a guest's port holds.
+    pub(super) fn held(&self, now: Instant, port: PortId) -> Vec<(IpAddr, How)> {
+        let lan = self.fabric.ports.get(&port).map(|p| p.lan);
+        let lan = lan.and_then(|tag| self.fabric.lans.get(&tag));
+        lan.map(|l| l.switch.held(now, port)).unwrap_or_default()
     }
 
     pub(super) fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {

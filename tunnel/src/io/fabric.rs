@@ -17,10 +17,11 @@ use crate::{
     segment,
     switch::{Egress, Ingress, Made, Switch},
     unpack::Received,
+    vlan,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
-    io,
+    io, mem,
     time::Instant,
 };
 use tokio::io::unix::AsyncFd;
@@ -71,6 +72,9 @@ pub(super) struct Fabric {
     /// Made by the switches, not delivered yet.
     made: VecDeque<(LanTag, Made)>,
     scratch: Vec<u8>,
+    /// The frame of an access port, its tag put on or taken off.
+    tagged: Vec<u8>,
+    stripped: Vec<u8>,
     /// Shows frames to whoever looks.
     pub(super) recorder: Recorder,
 }
@@ -115,11 +119,31 @@ impl Fabric {
         let p = self.ports.get_mut(&port).ok_or(DropReason::PortDown)?;
         p.rx = (p.rx.0 + 1, p.rx.1 + bytes.len() as u64);
         let tag = p.lan;
+        let vlan = self.lans.get(&tag).and_then(|lan| lan.switch.access_vlan(port));
+        let mut tagged = mem::take(&mut self.tagged);
+        let offload = hdr.offload().map_err(DropReason::from);
+        let taken = match vlan {
+            None => self.take_in(now, port, tag, (bytes, offload), to_link),
+            Some(vid) => match offload.and_then(|o| vlan::tag(bytes, o, vid, &mut tagged)) {
+                Ok(o) => self.take_in(now, port, tag, (&tagged, Ok(o)), to_link),
+                why => self.take_in(now, port, tag, (bytes, why), to_link),
+            },
+        };
+        self.tagged = tagged;
+        taken
+    }
+
+    /// A frame as it is in the LAN, its tag put on.
+    fn take_in(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        tag: LanTag,
+        (bytes, offload): (&[u8], Result<Offload, DropReason>),
+        to_link: &mut ToLink<'_>,
+    ) -> Result<(), DropReason> {
         let lan = self.lans.get_mut(&tag).ok_or(DropReason::UnknownLan)?;
-        let checked = hdr
-            .offload()
-            .map_err(DropReason::from)
-            .and_then(|o| Packet::check(bytes, o));
+        let checked = offload.and_then(|o| Packet::check(bytes, o));
         let packet = match checked {
             Ok(p) => p,
             Err(why) => {
@@ -214,7 +238,13 @@ impl Fabric {
     /// Writes a frame to one port.
     pub(super) fn write_to(&mut self, now: Instant, tag: LanTag, id: PortId, packet: &Packet<'_>) {
         let Some(port) = self.ports.get_mut(&id) else { return };
-        let written = port.write(now, packet, &mut self.scratch);
+        let lan = self.lans.get(&tag).filter(|_| matches!(port.io, PortIo::Guest { .. }));
+        let written = match lan.and_then(|l| l.switch.access_vlan(id)) {
+            None => port.write(now, packet, &mut self.scratch),
+            Some(_) => vlan::strip(packet.bytes(), packet.offload(), &mut self.stripped)
+                .and_then(|o| Packet::check(&self.stripped, o))
+                .and_then(|p| port.write(now, &p, &mut self.scratch)),
+        };
         let at = (Ingress::Port(id), Way::Out);
         self.recorder.packet(now, tag, at, packet, written);
         if let Err(why) = written

@@ -5,6 +5,7 @@ use crate::{
     FdbRow, PortId,
     defaults::{COMMANDS, EVENTS},
     loops::{GuardEvent, Identity, Underlay},
+    policy::{CompiledPolicy, How},
     snoop::Learned,
     switch::QuietStats,
 };
@@ -50,6 +51,8 @@ pub struct GuestPort {
     pub mac: MacAddr,
     /// Where QEMU listens: `-netdev stream,server=on,addr.type=unix,addr.path=…`.
     pub socket: PathBuf,
+    /// What it may do.
+    pub policy: CompiledPolicy,
 }
 
 /// Kind of port.
@@ -277,6 +280,24 @@ impl Tunnel {
         self.call(move |p, now| p.add_guest(now, &lan, port))
             .await
             .unwrap_or(Err(PortError::Closed))
+    }
+
+    /// Gives a guest's port other rules; what it holds stays, as far as they allow. False if there is no such port.
+    pub async fn set_guest_rules(&self, port: PortId, rules: CompiledPolicy) -> bool {
+        self.call(move |p, now| p.set_guest_rules(now, port, rules))
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Rules for guests behind other members, and who is on the LAN only to lend a machine.
+    pub async fn set_lan_rules(&self, lan: &LanId, remote: CompiledPolicy, hosts: BTreeSet<NodeId>) {
+        let lan = lan.clone();
+        self.call(move |p, _| p.set_lan_rules(&lan, remote, hosts)).await;
+    }
+
+    /// The IP addresses that a guest's port holds, and how.
+    pub async fn held(&self, port: PortId) -> Vec<(IpAddr, How)> {
+        self.call(move |p, now| p.held(now, port)).await.unwrap_or_default()
     }
 
     /// Removes a port and withdraws what was behind it.

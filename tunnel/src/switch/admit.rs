@@ -24,14 +24,6 @@ impl Switch {
         }
     }
 
-    /// What the port's rules say.
-    pub(super) fn check_policy(&self, from: Ingress, frame: &Frame<'_>) -> Result<(), DropReason> {
-        match self.guest_policy(from) {
-            Some(policy) => policy.check(frame),
-            None => Ok(()),
-        }
-    }
-
     /// Learns the source on a port; on a link, compares it with what is known.
     pub(super) fn check_source(&mut self, now: Instant, from: Ingress, frame: &Frame<'_>) -> Result<(), DropReason> {
         let key = Key::source(frame);
@@ -57,7 +49,7 @@ impl Switch {
     pub(super) fn note_addresses(&mut self, from: Ingress, frame: &Frame<'_>) {
         let source = Key::source(frame);
         if let Ingress::Port(port) = from {
-            let is_guest = self.guest_policy(from).is_some();
+            let is_guest = self.ports.get(&port).is_some_and(|p| p.guest.is_some());
             if let Some((ip, how)) = snoop::sender(frame, is_guest) {
                 self.note(port, source, ip, how);
             }
@@ -67,13 +59,6 @@ impl Switch {
             if let Some(Place::Port(port)) = self.fdb.lookup(client) {
                 self.note(port, client, ip, Learned::Dhcp);
             }
-        }
-    }
-
-    fn guest_policy(&self, from: Ingress) -> Option<&crate::policy::GuestPolicy> {
-        match from {
-            Ingress::Port(port) => self.ports.get(&port)?.guest.as_ref(),
-            Ingress::Link(_) => None,
         }
     }
 

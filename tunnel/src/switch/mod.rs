@@ -17,6 +17,7 @@ mod follow;
 mod guard;
 mod made;
 mod moved;
+mod police;
 mod quiet;
 mod route;
 
@@ -31,7 +32,7 @@ use crate::{
     fdb::{Fdb, Key},
     loops::{Guard, GuardEvent},
     packet::Packet,
-    policy::GuestPolicy,
+    policy::{CompiledPolicy, PortGuard},
     snoop::Learned,
 };
 use quiet::Quiet;
@@ -143,7 +144,7 @@ pub enum Timer {
 
 #[derive(Debug)]
 struct Port {
-    guest: Option<GuestPolicy>,
+    guest: Option<PortGuard>,
     address: BTreeMap<bool, (IpAddr, Learned)>,
 }
 
@@ -155,6 +156,7 @@ pub struct Switch {
     members: BTreeSet<NodeId>,
     links: BTreeSet<NodeId>,
     quiet: Quiet,
+    police: police::Police,
     drops: Drops,
     guard: Guard,
     events: VecDeque<SwitchEvent>,
@@ -182,6 +184,7 @@ impl Switch {
             members: BTreeSet::new(),
             links: BTreeSet::new(),
             quiet: Quiet::new(now, me),
+            police: police::Police::default(),
             drops: Drops::default(),
             guard: Guard::new(me),
             events: VecDeque::new(),
@@ -206,7 +209,7 @@ impl Switch {
     }
 
     /// Adds a port; a guest's with its rules, which give it its addresses. False if there are too many ports.
-    pub fn add_port(&mut self, now: Instant, port: PortId, guest: Option<GuestPolicy>) -> bool {
+    pub fn add_port(&mut self, now: Instant, port: PortId, guest: Option<CompiledPolicy>) -> bool {
         if self.ports.len() >= PORTS {
             return false;
         }
@@ -219,7 +222,7 @@ impl Switch {
         self.ports.insert(
             port,
             Port {
-                guest,
+                guest: guest.map(|rules| PortGuard::new(now, rules)),
                 address: BTreeMap::new(),
             },
         );
@@ -315,23 +318,26 @@ impl Switch {
     }
 
     /// The stages, in this order: sanity, ports that carry nothing, budget of group addresses, sender's policy, frames that
-    /// come round, source and learning, suppression, listeners, route.
+    /// come round, source and learning, suppression, listeners, route,
+    /// receivers' policy.
     fn decide(&mut self, now: Instant, from: Ingress, packet: &Packet<'_>, out: &mut Egress) -> Result<(), DropReason> {
         let frame = packet.frame();
         self.check_sane(from, frame)?;
         self.check_loops(now, from, frame)?;
         let cast = self.charge_group(now, from, packet)?;
-        self.check_policy(from, frame)?;
+        self.check_policy(now, from, packet)?;
         self.check_seen(now, from, frame)?;
         self.check_source(now, from, frame)?;
         self.note_addresses(from, frame);
-        if let Some(decided) = self.suppress(now, from, packet, out) {
-            return decided;
-        }
-        if let Some(decided) = self.snoop_groups(now, from, frame, cast, out) {
-            return decided;
-        }
-        self.route(now, from, packet, cast, out)
+        let decided = match self.suppress(now, from, packet, out) {
+            Some(decided) => decided,
+            None => match self.snoop_groups(now, from, frame, cast, out) {
+                Some(decided) => decided,
+                None => self.route(now, from, packet, cast, out),
+            },
+        };
+        decided?;
+        self.police_egress(now, from, packet, out)
     }
 
     /// Ageing and refreshing.

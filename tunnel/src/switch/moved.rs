@@ -190,15 +190,19 @@ impl Switch {
         decided
     }
 
-    fn check_forwarded(&self, now: Instant, peer: NodeId, packet: &Packet<'_>) -> Result<PortId, DropReason> {
+    fn check_forwarded(&mut self, now: Instant, peer: NodeId, packet: &Packet<'_>) -> Result<PortId, DropReason> {
         let frame = packet.frame();
         self.check_sane(super::Ingress::Link(peer), frame)?;
+        self.check_policy(now, super::Ingress::Link(peer), packet)?;
         if let Some((Place::Port(_), _)) = self.fdb.origin(Key::source(frame)) {
             return Err(DropReason::SourceIsLocal);
         }
         let key = Key::destination(frame);
         match self.fdb.lookup(key) {
-            Some(Place::Port(port)) if self.moved.came_lately(now, key, peer) => Ok(port),
+            Some(Place::Port(port)) if self.moved.came_lately(now, key, peer) => {
+                self.police_port(now, super::Ingress::Link(peer), packet, port)?;
+                Ok(port)
+            }
             _ => Err(DropReason::ForwardRefused),
         }
     }

@@ -4,7 +4,7 @@ use super::policy::arp;
 use crate::{
     DropReason, PortId,
     packet::Packet,
-    policy::GuestPolicy,
+    policy::CompiledPolicy,
     switch::{Egress, Ingress, Switch},
 };
 use proptest::prelude::*;
@@ -146,7 +146,7 @@ impl Ledger {
                 self.switch.set_members(self.now, members);
             }
             Step::Port { port, add: true } => {
-                let guest = (*port == 3).then(|| GuestPolicy::new(mac(11)));
+                let guest = (*port == 3).then(|| CompiledPolicy::for_guest(mac(11)));
                 self.switch.add_port(self.now, PortId(u32::from(*port)), guest);
             }
             Step::Port { port, add: false } => self.switch.remove_port(self.now, PortId(u32::from(*port))),

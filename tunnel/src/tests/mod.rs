@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 mod fdb;
+mod guard;
 mod hostile;
 mod mactrans;
 mod model;

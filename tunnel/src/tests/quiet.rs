@@ -9,7 +9,7 @@ use crate::{
         SHARED_LIMITS, STARTUP_ANSWER, STARTUP_QUERY_EVERY, UNANSWERED,
     },
     packet::Packet,
-    policy::GuestPolicy,
+    policy::CompiledPolicy,
     suppress::{arp as arp_of, nd},
     switch::{Egress, Ingress, Switch, SwitchEvent, Target},
 };
@@ -49,7 +49,7 @@ fn switch() -> (Switch, Instant) {
     let mut s = Switch::new(now, ME);
     s.add_port(now, PortId(1), None);
     s.add_port(now, PortId(2), None);
-    s.add_port(now, PortId(3), Some(GuestPolicy::new(mac(3))));
+    s.add_port(now, PortId(3), Some(CompiledPolicy::for_guest(mac(3))));
     s.set_members(now, [PEER, OTHER].into());
     s.link_up(now, PEER);
     s.link_up(now, OTHER);
@@ -574,7 +574,7 @@ const GROUP: [u8; 4] = [239, 1, 2, 3];
 fn host() -> (Switch, Instant) {
     let mut now = Instant::now();
     let mut s = Switch::new(now, ME);
-    s.add_port(now, PortId(3), Some(GuestPolicy::new(mac(3))));
+    s.add_port(now, PortId(3), Some(CompiledPolicy::for_guest(mac(3))));
     s.set_members(now, [PEER].into());
     s.link_up(now, PEER);
     go(&mut s, now, GUEST, &who_has(3, 3)).unwrap();

@@ -6,7 +6,7 @@ use crate::{
     classify::Class,
     defaults::{ADVERT_GAP, AGEING, LINK_STALE, PORTS, REFRESH, SHARED_LIMITS, SWEEP},
     packet::Packet,
-    policy::GuestPolicy,
+    policy::CompiledPolicy,
     snoop::Learned,
     switch::{Egress, Ingress, Switch, SwitchEvent, Timer},
 };
@@ -218,7 +218,7 @@ fn ports_have_a_bound() {
 #[test]
 fn a_guest_is_known_before_it_speaks_and_its_address_when_it_does() {
     let (mut s, now) = switch();
-    s.add_port(now, PortId(3), Some(GuestPolicy::new(mac(30))));
+    s.add_port(now, PortId(3), Some(CompiledPolicy::for_guest(mac(30))));
     let Some(SwitchEvent::Advertise(a)) = s.poll_event() else {
         panic!("no advert")
     };

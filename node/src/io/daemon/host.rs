@@ -280,6 +280,7 @@ impl Daemon {
             guest: id,
             mac: view.mac,
             socket,
+            policy: self.guest_rules(&lan, id, view.mac)?,
         };
         let port = self.tunnel.add_guest(&lan, port).await.map_err(super::faults::port)?;
         super::lock(&self.guest_ports).insert(id, port);
@@ -331,6 +332,7 @@ impl Daemon {
     async fn remove_guest(&self, id: GuestId) -> Result<(), Fault> {
         self.guests.remove(id).await.map_err(|e| Fault::from(&e))?;
         self.unplug(id).await;
+        self.forget_policy(id)?;
         self.publish_soon();
         Ok(())
     }

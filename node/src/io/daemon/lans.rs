@@ -115,6 +115,7 @@ impl Daemon {
                 if let Err(e) = self.tunnel.add_lan(lan.clone()).await {
                     tracing::error!(lan = %lan, error = %e, "frames of this LAN cannot be carried");
                 }
+                self.push_lan_rules(&lan).await;
                 self.attach_again(&lan).await;
                 self.plug_in_all(&lan).await;
             }
@@ -132,6 +133,7 @@ impl Daemon {
                 tracing::info!(lan = %lan, added = added.len(), removed = removed.len(), "members changed");
                 let members = lock(&self.lans).peers(super::now(), &lan);
                 self.tunnel.set_members(&lan, members).await;
+                self.push_lan_rules(&lan).await;
                 if !removed.is_empty() {
                     tokio::spawn(self.clone().part_from(removed));
                 }

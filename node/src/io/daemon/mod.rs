@@ -27,6 +27,7 @@ mod metrics;
 mod names;
 mod outbox;
 mod persist;
+mod policy;
 mod reach;
 mod registry;
 mod run;
@@ -84,6 +85,7 @@ pub(crate) struct Daemon {
     links: Mutex<LinkBook>,
     lending: Mutex<Lending>,
     registry: Mutex<Registry>,
+    policies: Mutex<policy::Policies>,
     pulls: Pulls,
     exports: Exports,
     /// One start or stop of a guest at a time.

@@ -108,6 +108,10 @@ impl Service for Node {
         self.one(async move { self.0.capture(&lan, req).await })
     }
 
+    fn lan_policy(&self, lan: String, req: api::LanPolicyRequest) -> Answer<'_, api::LanPolicyView> {
+        self.one(async move { self.0.lan_policy(&lan, &req).await })
+    }
+
     fn join(&self, req: api::JoinRequest, progress: Progress) -> Answer<'_, api::JoinResult> {
         self.one(async move { self.0.join_lan(&req.ticket, &progress).await })
     }

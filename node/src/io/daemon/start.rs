@@ -117,16 +117,14 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
     )
     .map_err(|e| faults::failed(&e))?;
     let lans = load_lans(&dir, &opts, me)?;
-    let attached = persist::load(&dir.join("attachments.json"))?.unwrap_or_default();
-    let registry: Registry = persist::load(&dir.join("my-guests.json"))?.unwrap_or_default();
-    let name = opts.config.name.clone();
+    let (attached, registry, policies) = load_state(&dir)?;
     let daemon = Arc::new_cyclic(|weak| Daemon {
         weak: weak.clone(),
+        name: opts.config.name.clone(),
         opts,
         dir,
         key,
         me,
-        name,
         started: Instant::now(),
         caps,
         overlay,
@@ -142,6 +140,7 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         links: Mutex::new(LinkBook::default()),
         lending: Mutex::new(lending),
         registry: Mutex::new(registry),
+        policies: Mutex::new(policies),
         pulls: Mutex::default(),
         exports: Mutex::default(),
         turns: Mutex::default(),
@@ -158,6 +157,16 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         discovery: discovery_events,
     };
     Ok((daemon, tasks))
+}
+
+type State = (super::attach::Attachments, Registry, super::policy::Policies);
+
+fn load_state(dir: &Path) -> Result<State, Fault> {
+    Ok((
+        persist::load(&dir.join("attachments.json"))?.unwrap_or_default(),
+        persist::load(&dir.join("my-guests.json"))?.unwrap_or_default(),
+        persist::load(&dir.join("policy.json"))?.unwrap_or_default(),
+    ))
 }
 
 fn probe_config(opts: &UpOptions) -> vm::io::ProbeConfig {

@@ -86,6 +86,7 @@ async fn home_and_guest(socket: &Path) -> (Host, Host, PortId) {
         guest: GuestId([9; 16]),
         mac: MacAddr(GUEST),
         socket: socket.into(),
+        policy: crate::policy::CompiledPolicy::for_guest(MacAddr(GUEST)),
     };
     let id = host.tunnel.add_guest(&lan(), port).await.unwrap();
     (home, host, id)

@@ -7,7 +7,7 @@ use crate::{
         Cause, GuardEvent, Identity, Phase,
         defaults::{CUT_FIRST, CUT_LONGEST, GUEST_PROBE_EVERY},
     },
-    policy::GuestPolicy,
+    policy::CompiledPolicy,
     switch::{Ingress, Switch},
 };
 use std::collections::VecDeque;
@@ -134,7 +134,7 @@ fn a_guest_that_joins_two_lans_is_cut_off_one() {
     };
     let mut second = Switch::new(now, key.node_id());
     second.arm_guard(now, Identity { key, boot }, [0xbb; 32]);
-    second.add_port(now, PortId(8), Some(GuestPolicy::new(mac(8))));
+    second.add_port(now, PortId(8), Some(CompiledPolicy::for_guest(mac(8))));
     w.plug_guest(0, 5, mac(5), 0);
     for _ in 0..6 {
         w.run(GUEST_PROBE_EVERY);

@@ -4,7 +4,7 @@ use crate::{
     DropReason, PortId,
     loops::{GuardEvent, Identity, Phase},
     packet::Packet,
-    policy::GuestPolicy,
+    policy::CompiledPolicy,
     switch::{Egress, Ingress, Switch, SwitchEvent, Target},
 };
 use std::{
@@ -156,7 +156,7 @@ impl World {
 
     pub fn plug_guest(&mut self, node: usize, port: u32, mac: MacAddr, segment: usize) {
         let now = self.now;
-        let policy = GuestPolicy::new(mac);
+        let policy = CompiledPolicy::for_guest(mac);
         self.nodes[node].switch.add_port(now, PortId(port), Some(policy));
         self.plugs.insert((node, PortId(port)), segment);
     }

@@ -9,7 +9,7 @@ use crate::{
     defaults::{FDB_LEARNED, FORWARD_AFTER_MOVE, HOLD_FRAMES, MOVES, REFRESH},
     fdb::Key,
     packet::Packet,
-    policy::GuestPolicy,
+    policy::CompiledPolicy,
     switch::{Egress, Ingress, Switch, SwitchEvent, Target},
 };
 use std::{
@@ -161,7 +161,7 @@ fn a_zombie_is_fenced_and_says_so() {
 fn frames_that_wait_have_a_bound_and_an_end() {
     let (mut s, now) = lone();
     let g = guest(0);
-    s.add_port(now, PortId(5), Some(GuestPolicy::new(g.mac)));
+    s.add_port(now, PortId(5), Some(CompiledPolicy::for_guest(g.mac)));
     s.remove_port(now, PortId(5));
     for _ in 0..2 * HOLD_FRAMES {
         let _ = enter(&mut s, now, Ingress::Link(id(1)), &raw(station(0).mac, g.mac));
@@ -192,7 +192,7 @@ fn what_was_sent_after_an_address_goes_to_its_port_or_nowhere() {
         Err(DropReason::ForwardRefused),
         "it is not here"
     );
-    s.add_port(now, PortId(5), Some(GuestPolicy::new(g.mac)));
+    s.add_port(now, PortId(5), Some(CompiledPolicy::for_guest(g.mac)));
     assert_eq!(s.handle_forwarded(now, id(1), &packet), Ok(PortId(5)));
     assert_eq!(
         s.handle_forwarded(now, id(2), &packet),
@@ -209,7 +209,7 @@ fn what_was_sent_after_an_address_goes_to_its_port_or_nowhere() {
 #[test]
 fn a_move_is_announced_into_the_lan_ports_and_nowhere_else() {
     let (mut s, now) = lone();
-    s.add_port(now, PortId(5), Some(GuestPolicy::new(guest(1).mac)));
+    s.add_port(now, PortId(5), Some(CompiledPolicy::for_guest(guest(1).mac)));
     let ips = vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
     s.handle_adverts(now, id(1), &[claim(guest(0), 0, true)]);
     assert!(s.poll_made().is_none(), "new is no move");
@@ -428,7 +428,7 @@ fn abuse_10_sequences() {
 fn abuse_10_an_advert_storm_is_not_amplified() {
     let (mut s, mut now) = lone();
     let g = guest(0);
-    s.add_port(now, PortId(5), Some(GuestPolicy::new(g.mac)));
+    s.add_port(now, PortId(5), Some(CompiledPolicy::for_guest(g.mac)));
     adverts(&mut s);
     let mut said = 0;
     for n in 0u32..20_000 {
@@ -492,7 +492,7 @@ fn a_lying_answer_moves_nothing() {
 fn the_old_host_sends_after_a_guest_for_two_seconds() {
     let (mut s, now) = lone();
     let g = guest(0);
-    s.add_port(now, PortId(5), Some(GuestPolicy::new(g.mac)));
+    s.add_port(now, PortId(5), Some(CompiledPolicy::for_guest(g.mac)));
     s.handle_adverts(now, id(1), &[claim(g, 1, true)]);
     let bytes = raw(station(0).mac, g.mac);
     for from in [2, 3] {

@@ -4,7 +4,7 @@ use crate::{
     DropReason, Place, PortId,
     fdb::Key,
     packet::Packet,
-    policy::GuestPolicy,
+    policy::CompiledPolicy,
     switch::{Egress, Ingress, Switch, SwitchEvent},
 };
 use std::{
@@ -153,7 +153,7 @@ impl World {
         for (port, mac) in self.nodes[n].guests.clone() {
             self.nodes[n]
                 .switch
-                .add_port(self.now, port, Some(GuestPolicy::new(mac)));
+                .add_port(self.now, port, Some(CompiledPolicy::for_guest(mac)));
         }
         self.drain(n, None);
         links.iter().for_each(|m| self.set_link(n, *m, true));
@@ -164,7 +164,10 @@ impl World {
         node.next_port += 1;
         let port = PortId(node.next_port);
         node.guests.insert(port, mac);
-        assert!(node.switch.add_port(self.now, port, Some(GuestPolicy::new(mac))));
+        assert!(
+            node.switch
+                .add_port(self.now, port, Some(CompiledPolicy::for_guest(mac)))
+        );
         self.drain(n, None);
         port
     }
