@@ -13,6 +13,7 @@ macro_rules! bounds {
     ($($($seg:ident)::+),* $(,)?) => { [$((stringify!($($seg)::+), $($seg)::+ as u64)),*] };
 }
 
+#[expect(clippy::too_many_lines, reason = "one list of every bound")]
 fn bounds() -> BTreeMap<String, u64> {
     let all = bounds![
         advert::MAX_ADDRS,

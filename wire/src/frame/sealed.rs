@@ -239,7 +239,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            drop(SealHead::read(&bytes));
+            let _ = SealHead::read(&bytes);
             if let Some(PathMessage::Report(r)) = PathMessage::read(&bytes) {
                 prop_assert!(r.samples.len() <= MAX_SAMPLES);
             }
