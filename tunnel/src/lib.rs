@@ -39,6 +39,7 @@ pub mod io;
 pub mod loops;
 pub mod mactrans;
 pub mod mcast;
+pub mod mss;
 pub mod packet;
 pub mod peek;
 pub mod policy;

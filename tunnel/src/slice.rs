@@ -4,7 +4,8 @@
 //! the cut allows, because transports batch datagrams of one size (notes: quinn ends a batch at a shorter one).
 //!
 //! - A frame that fits an empty datagram is never cut; it shares a datagram with others.
-//! - A super-frame is cut into slices that carry all its headers. TCP may be cut anywhere; UDP at its segment size.
+//! - A super-frame is cut into slices that carry all its headers. TCP is cut at its segments where they fill
+//!   datagrams, else anywhere; UDP at its segment size.
 //! - Any other frame goes in fragments, which need each other.
 
 use crate::{
@@ -124,12 +125,13 @@ impl Packer {
     ) -> Result<(), DropReason> {
         let (headers, payload) = packet.bytes().split_at(h.len);
         let overhead = RECORD_HEAD + SLICE_META + headers.len();
-        let unit = if segment::keeps_boundaries(gso.kind) {
+        let whole = self.room.saturating_sub(DATAGRAM_HEAD + overhead);
+        let unit = if segment::keeps_boundaries(gso.kind) || fills(usize::from(gso.size), whole) {
             usize::from(gso.size)
         } else {
             1
         };
-        if unit > self.room - DATAGRAM_HEAD - overhead.min(self.room - DATAGRAM_HEAD) {
+        if unit > whole {
             return self.push_segments(tag, packet);
         }
         let id = self.id();
@@ -225,4 +227,11 @@ impl Packer {
         self.open = None;
         self.burst.close();
     }
+}
+
+/// Do whole segments fill a datagram of so many payload bytes by three quarters? Then TCP is cut at them: a lost datagram
+/// costs the sender what was in it. Cut elsewhere it costs the two segments that it had parts of, since a sender counts a
+/// segment as arrived only as a whole.
+fn fills(segment: usize, payload: usize) -> bool {
+    segment > 0 && payload / segment * segment * 4 >= payload * 3
 }

@@ -6,6 +6,7 @@ use crate::{
     capture::Way,
     classify,
     defaults::{ECHO_KEPT, ECHOES, LARGE_ROOM, PATIENCE, RECV_BATCH, SLOW_FOR},
+    mss,
     packet::Packet,
     queue::{LinkQueue, QueueStats},
     slice::Packer,
@@ -15,6 +16,7 @@ use crate::{
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, Hasher, RandomState},
+    mem,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -38,6 +40,7 @@ pub(super) struct LinkIo {
     room: usize,
     echoes: Echoes,
     next_echo: u64,
+    scratch: Vec<u8>,
     /// Since when something waits for room; `None` while nothing does.
     pub(super) stuck_since: Option<Instant>,
     /// Until when it counts as slow: ports do not wait for it.
@@ -56,6 +59,7 @@ impl LinkIo {
             room,
             echoes: BTreeMap::new(),
             next_echo: 0,
+            scratch: Vec::new(),
             stuck_since: None,
             slow_until: None,
             drops: Drops::default(),
@@ -64,6 +68,17 @@ impl LinkIo {
 
     /// Packs a frame if the link has room, else queues a copy. On `Err` it is already counted.
     pub(super) fn offer(&mut self, now: Instant, tag: LanTag, packet: &Packet<'_>) -> Result<(), DropReason> {
+        let mut lowered = mem::take(&mut self.scratch);
+        let offered = if mss::lower(packet, self.link.max_payload(), &mut lowered) {
+            Packet::check(&lowered, packet.offload()).and_then(|p| self.take(now, tag, &p))
+        } else {
+            self.take(now, tag, packet)
+        };
+        self.scratch = lowered;
+        offered
+    }
+
+    fn take(&mut self, now: Instant, tag: LanTag, packet: &Packet<'_>) -> Result<(), DropReason> {
         let pending = self.packer.pending_bytes();
         // A super-frame that is packed goes before all that comes after it. Where that takes long it waits in the queue,
         // which gives it out in parts.
