@@ -270,7 +270,9 @@ impl Recent {
 
     /// Newest first.
     pub fn newest(&self) -> impl Iterator<Item = &Dropped> {
-        self.0.iter().rev()
+        let mut rows: Vec<&Dropped> = self.0.iter().rev().collect();
+        rows.sort_by_key(|d| std::cmp::Reverse(d.at));
+        rows.into_iter()
     }
 }
 
@@ -405,6 +407,15 @@ mod tests {
         }
         let rows: Vec<_> = r.newest().map(|d| (d.reason, d.times)).collect();
         assert_eq!(rows, [(DropReason::BroadcastBudget, 100_000), (DropReason::NoLink, 1)]);
+        r.note(
+            now + std::time::Duration::from_secs(1),
+            &sight(&odd, None),
+            DropReason::NoLink,
+        );
+        assert_eq!(
+            r.newest().next().map(|d| (d.reason, d.times)),
+            Some((DropReason::NoLink, 2))
+        );
         assert!(r.newest().all(|d| d.concerns(MacAddr([2, 0, 0, 0, 0, 9]))));
         for n in 0..=255u8 {
             for m in 0..2 {

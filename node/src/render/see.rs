@@ -384,12 +384,27 @@ impl Human for TraceView {
             out.push_str(&format!("\n{}", end(&format!("member {name}"), t, view)));
         }
         let tone = if self.reachable { Tone::Good } else { Tone::Bad };
-        out.push_str(&format!("\n{}\n", view.paint(tone, &plain(&self.verdict))));
+        out.push('\n');
+        for line in wrapped(&plain(&self.verdict), view.width) {
+            out.push_str(&format!("{}\n", view.paint(tone, &line)));
+        }
         if let Some(next) = &self.next {
             out.push_str(&format!("  next: {}\n", plain(next)));
         }
         out
     }
+}
+
+/// Lines of at most `width` characters, cut at spaces.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(l) if l.chars().count() + 1 + word.chars().count() <= width => *l = format!("{l} {word}"),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 fn end(who: &str, e: &TraceEnd, view: &View) -> String {
