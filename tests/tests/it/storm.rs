@@ -160,10 +160,10 @@ fn a_storm_from_one_member_leaves_the_others_their_lan() -> Result<()> {
         let allowed = BURST + RATE * (began.elapsed().as_secs() + 2);
         let seen = seen.load(Relaxed);
         let ratio = alone.as_secs_f64() / meanwhile.as_secs_f64();
-        println!(
+        tests::io::lab::say(&format!(
             "storm: {sent} frames sent, {seen} arrived; TCP at {:.0} % of its speed alone",
             100.0 * ratio
-        );
+        ));
         ensure!(sent >= STORM);
         ensure!(seen > 0, "the storm never reached the laptop: this test shows nothing");
         ensure!(seen <= allowed, "{seen} of {sent} frames crossed, {allowed} may");
