@@ -9,9 +9,12 @@ fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("lanline").chain(line.split_whitespace()))
 }
 
-/// Every verb that does something, with its path.
+/// Every verb for people that does something, with its path.
 fn leaves(c: &clap::Command, path: &str, out: &mut Vec<(String, clap::Command)>) {
-    for sub in c.get_subcommands().filter(|s| s.get_name() != "help") {
+    for sub in c
+        .get_subcommands()
+        .filter(|s| s.get_name() != "help" && !s.is_hide_set())
+    {
         let path = format!("{path} {}", sub.get_name()).trim().to_owned();
         match sub.has_subcommands() {
             true => leaves(sub, &path, out),
