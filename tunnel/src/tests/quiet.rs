@@ -416,7 +416,8 @@ fn dhcp_starvation_is_limited_to_its_port() {
     let discover = |src: MacAddr, n: u32| {
         let mut bootp = vec![0u8; 240];
         bootp[0..3].copy_from_slice(&[1, 1, 6]);
-        bootp[28..32].copy_from_slice(&n.to_be_bytes());
+        bootp[4..8].copy_from_slice(&n.to_be_bytes());
+        bootp[28..34].copy_from_slice(&src.0);
         let mut f = Vec::new();
         etherparse::PacketBuilder::ethernet2(src.0, [0xff; 6])
             .ipv4([0; 4], [255; 4], 64)
