@@ -71,3 +71,5 @@ pub const CAPTURE_STATISTICS: Duration = Duration::from_secs(1);
 pub const TRACE_WAIT: Duration = Duration::from_secs(3);
 /// How often `lan show --watch` looks again.
 pub const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Words about the MTU of a LAN that are remembered: each member of a large LAN has one, in each of a few LANs.
+pub const MTU_WORDS: usize = 8_192;

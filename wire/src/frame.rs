@@ -47,7 +47,7 @@ pub use datagram::{
     open_datagram, put_echo, put_echo_reply, put_fragment, put_frame, put_head, put_slice,
 };
 pub use ethernet::{EtherKind, Frame, FrameError, MAX_FRAME, MIN_FRAME, VlanTag};
-pub use group_update::{GroupAdvert, GroupUpdate, MAX_GROUPS};
+pub use group_update::{DEFAULT_MTU, GroupAdvert, GroupUpdate, MAX_GROUPS, MAX_MTU};
 pub use mac_update::{MAX_ADVERT_IPS, MAX_ADVERTS, MacAdvert, MacAnswer, MacBehind, MacUpdate};
 pub use probe::{Boot, PROBE_CONTEXT, PROBE_GROUP, PROBE_LEN, PROBE_TYPE, Probe, SignedProbe, is_probe};
 pub use sealed::{Cipher, MAX_SAMPLES, PathMessage, PathReport, SAMPLE_EVERY, SEALED_FIRST, SEALED_MASK, SealHead};

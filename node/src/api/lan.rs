@@ -170,6 +170,8 @@ pub struct LanView {
     pub drops: BTreeMap<String, u64>,
     /// What keeps the LAN quiet here: requests answered in their owner's place, groups that are listened to.
     pub quiet: BTreeMap<String, u64>,
+    /// Largest IP packet that passes now, bytes.
+    pub lan_mtu: u16,
 }
 
 /// A member.

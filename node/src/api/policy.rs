@@ -93,7 +93,7 @@ pub enum HeldHow {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LanMtuRequest {
-    /// Largest IP packet, bytes, 1280 to 9216; only the LAN's owner sets it.
+    /// Largest IP packet, bytes, 1500 to 9216; only the LAN's owner sets it.
     pub mtu: Option<u16>,
 }
 

@@ -3,9 +3,9 @@
 use super::{
     CaptureRequest, ConfigView, Detached, DoctorReport, Down, DropsView, Evicted, GrantRequest, GrantRow, GuestLogs,
     GuestRemoved, GuestRow, GuestView, HostsView, ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, JoinRequest,
-    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanPolicyRequest, LanPolicyView, LanRow, LanView,
-    OfferRequest, OfferView, PeerRow, PingReport, PingRequest, PortRow, PullResult, Revoked, RunRequest, RunResult,
-    Status, StopRequest, StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
+    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanMtuRequest, LanMtuView, LanPolicyRequest,
+    LanPolicyView, LanRow, LanView, OfferRequest, OfferView, PeerRow, PingReport, PingRequest, PortRow, PullResult,
+    Revoked, RunRequest, RunResult, Status, StopRequest, StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -69,6 +69,7 @@ pub enum Op {
     LanTrace,
     LanCapture,
     LanPolicy,
+    LanMtu,
     Join,
     Hosts,
     Offer,
@@ -278,6 +279,7 @@ pub static ROUTES: &[Route] = &[
             "Frames as they pass, and those that were dropped, as pcapng",
         ),
     ),
+    post::<LanMtuRequest, LanMtuView>(Op::LanMtu, "/v1/lans/{lan}/mtu", "Sets the MTU of a LAN, or shows it"),
     post::<LanPolicyRequest, LanPolicyView>(
         Op::LanPolicy,
         "/v1/lans/{lan}/policy",

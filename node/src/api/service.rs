@@ -3,9 +3,10 @@
 use super::{
     CaptureRequest, ConfigView, Detached, DoctorReport, Down, DropsView, Evicted, GrantRequest, GrantRow, GuestLogs,
     GuestRemoved, GuestRow, GuestView, HostsView, ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, JoinRequest,
-    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanPolicyRequest, LanPolicyView, LanRow, LanView,
-    OfferRequest, OfferView, PeerRow, PingReport, PingRequest, PortRow, Progress, PullResult, Revoked, RunRequest,
-    RunResult, Status, StopRequest, StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
+    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanMtuRequest, LanMtuView, LanPolicyRequest,
+    LanPolicyView, LanRow, LanView, OfferRequest, OfferView, PeerRow, PingReport, PingRequest, PortRow, Progress,
+    PullResult, Revoked, RunRequest, RunResult, Status, StopRequest, StopView, TicketOut, TraceRequest, TraceView,
+    VerifyResult,
 };
 use futures::{future::BoxFuture, stream::BoxStream};
 use wire::Fault;
@@ -63,6 +64,8 @@ pub trait Service: Send + Sync + 'static {
     fn lan_trace(&self, req: TraceRequest) -> Answer<'_, TraceView>;
     /// `lanline lan capture`.
     fn lan_capture(&self, lan: String, req: CaptureRequest) -> Answer<'_, Capture>;
+    /// `lanline lan mtu`.
+    fn lan_mtu(&self, lan: String, req: LanMtuRequest) -> Answer<'_, LanMtuView>;
     /// `lanline lan policy`.
     fn lan_policy(&self, lan: String, req: LanPolicyRequest) -> Answer<'_, LanPolicyView>;
     /// `lanline join`.

@@ -50,6 +50,11 @@ pub enum LanCommand {
   lanline lan capture home -w - | wireshark -k -i -
   lanline lan capture home --drops --for 30s -w drops.pcapng")]
     Capture(CaptureArgs),
+    /// The largest packet of a LAN: what its owner sets and every member can carry.
+    #[command(after_help = "Examples:
+  lanline lan mtu home
+  lanline lan mtu home 9000")]
+    Mtu(MtuArgs),
     /// What guests may do on a LAN, as this node enforces it.
     #[command(after_help = "Examples:
   lanline lan policy home --set max_upload=20M --set no_server=on
@@ -168,6 +173,15 @@ pub struct EvictArgs {
     pub name: String,
     /// Node id or name of the member.
     pub peer: String,
+}
+
+/// `lan mtu`.
+#[derive(Clone, Debug, Args)]
+pub struct MtuArgs {
+    /// Name of the LAN.
+    pub name: String,
+    /// Bytes, 1500 to 9216; without it the MTU is shown.
+    pub mtu: Option<u16>,
 }
 
 /// `lan policy`.

@@ -32,7 +32,7 @@ fn the_definition_is_sound_and_lists_these_verbs() {
     leaves(&command, "", &mut all);
     let verbs: Vec<String> = all.into_iter().map(|(p, _)| p).collect();
     let wanted = "up,down,status,peers,ping,doctor,config show,lan create,lan attach,lan detach,lan invite,lan show,lan drops,\
-                  lan trace,lan capture,lan policy,lan evict,\
+                  lan trace,lan capture,lan mtu,lan policy,lan evict,\
                   join,hosts,offer,grant,grants,revoke,image add,image ls,image show,image verify,image rm,image pull,\
                   run,ls,info,stop,rm,logs,console";
     assert_eq!(verbs.join(","), wanted);

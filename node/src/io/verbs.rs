@@ -135,6 +135,10 @@ impl Session {
             }
             LanCommand::Attach(a) => self.post::<_, PortRow>(Op::LanAttach, &[&a.name], &a.request()).await,
             LanCommand::Detach(a) => self.post::<_, Detached>(Op::LanDetach, &[&a.name], &a.request()).await,
+            LanCommand::Mtu(a) => {
+                self.post::<_, LanMtuView>(Op::LanMtu, &[&a.name], &LanMtuRequest { mtu: a.mtu })
+                    .await
+            }
             LanCommand::Policy(a) => {
                 self.post::<_, LanPolicyView>(Op::LanPolicy, &[&a.name], &a.request())
                     .await

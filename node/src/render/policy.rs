@@ -1,7 +1,7 @@
 //! Port policy.
 
 use super::{Human, Table, View, facts};
-use crate::api::{HeldHow, HeldRow, LanPolicyView, PolicyOrigin, PolicyRow};
+use crate::api::{HeldHow, HeldRow, LanMtuView, LanPolicyView, PolicyOrigin, PolicyRow};
 use wire::fault::plain;
 
 impl Human for LanPolicyView {
@@ -27,6 +27,21 @@ impl Human for LanPolicyView {
             out.push_str(&format!("\n{}", held(&self.held, view)));
         }
         out
+    }
+}
+
+impl Human for LanMtuView {
+    fn human(&self, view: &View) -> String {
+        let head = [
+            ("lan", plain(&self.lan)),
+            ("mtu", self.effective.to_string()),
+            ("set to", self.wanted.to_string()),
+        ];
+        let mut t = Table::new(&["MEMBER", ">CAN CARRY"]);
+        for (name, can) in &self.members {
+            t.row([plain(name), can.to_string()]);
+        }
+        format!("{}\n{}", facts(&head, view), t.text(view))
     }
 }
 

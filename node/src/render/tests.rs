@@ -316,7 +316,7 @@ fn lan_view() -> LanView {
     };
     serde_json::from_value(json!({
         "name": "home", "id": "home.abcdefghij", "role": "owner", "members": 3, "connected": 1, "ports": 2,
-        "expires": null,
+        "expires": null, "lan_mtu": 1500,
         "member_list": [
             member("12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5", "laptop", true, &json!(null)),
             member(ATTIC, "attic-nuc", false, &link),

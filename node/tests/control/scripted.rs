@@ -303,6 +303,7 @@ impl Service for Scripted {
             fdb: vec![],
             drops: BTreeMap::new(),
             quiet: BTreeMap::new(),
+            lan_mtu: 1_500,
         };
         by(&name, view)
     }
@@ -392,6 +393,17 @@ impl Service for Scripted {
                 lan: name,
                 peer: req.peer,
                 told: 1,
+            },
+        )
+    }
+    fn lan_mtu(&self, lan: String, req: LanMtuRequest) -> Answer<'_, LanMtuView> {
+        by(
+            &lan.clone(),
+            LanMtuView {
+                lan,
+                wanted: req.mtu.unwrap_or(1_500),
+                effective: 1_500,
+                members: BTreeMap::from([("attic".into(), 1_500)]),
             },
         )
     }

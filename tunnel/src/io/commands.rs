@@ -196,6 +196,19 @@ impl Pump {
         }
     }
 
+    /// The LAN's MTU, also of its TAPs.
+    pub(super) fn set_mtu(&mut self, lan: &LanId, mtu: u16) {
+        let Some((tag, lan)) = self.lan_mut(lan) else { return };
+        lan.switch.set_mtu(mtu);
+        for port in self.fabric.ports.values().filter(|p| p.lan == tag) {
+            if let PortIo::Tap { tap, .. } = &port.io
+                && let Err(e) = tap.get_ref().set_mtu(mtu)
+            {
+                tracing::warn!(tap = tap.get_ref().name(), mtu, error = %e, "the TAP's MTU cannot be set");
+            }
+        }
+    }
+
     /// What a guest's port holds.
     pub(super) fn held(&self, now: Instant, port: PortId) -> Vec<(IpAddr, How)> {
         let lan = self.fabric.ports.get(&port).map(|p| p.lan);

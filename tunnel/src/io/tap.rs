@@ -210,6 +210,14 @@ impl Tap {
         })
     }
 
+    /// Sets its MTU, bytes.
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), PortError> {
+        let ctl = socket()?;
+        let mut r = request(&self.name);
+        r.ifr_ifru.ifru_mtu = c_int::from(mtu);
+        control(ctl.as_raw_fd(), libc::SIOCSIFMTU as c_ulong, &mut r).map_err(|e| system("set the TAP's MTU", e))
+    }
+
     /// Registers it with the runtime that this is called in.
     pub fn watch(self) -> io::Result<AsyncFd<Self>> {
         // SAFETY: the descriptor belongs to `self.file`, which is never replaced and closes only when the `Tap` is dropped,

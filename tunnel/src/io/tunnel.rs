@@ -295,6 +295,12 @@ impl Tunnel {
         self.call(move |p, _| p.set_lan_rules(&lan, remote, hosts)).await;
     }
 
+    /// The LAN's MTU: the largest L3 packet that passes, bytes; its TAPs get it, too.
+    pub async fn set_mtu(&self, lan: &LanId, mtu: u16) {
+        let lan = lan.clone();
+        self.call(move |p, _| p.set_mtu(&lan, mtu)).await;
+    }
+
     /// The IP addresses that a guest's port holds, and how.
     pub async fn held(&self, port: PortId) -> Vec<(IpAddr, How)> {
         self.call(move |p, now| p.held(now, port)).await.unwrap_or_default()

@@ -1,8 +1,12 @@
-//! Multicast: which groups a member listens to.
+//! What a member's ports take: multicast groups, and the longest packets.
 
 use crate::{ids::NodeId, mac::MacAddr, sign::Record, units::UnixMillis};
 use serde::{Deserialize, Serialize};
 
+/// The MTU that every port carries, bytes of L3 packet.
+pub const DEFAULT_MTU: u16 = 1_500;
+/// The largest MTU of a LAN: what network cards with jumbo frames have in common.
+pub const MAX_MTU: u16 = 9_216;
 /// Most groups that one member names; one that needs more asks for all.
 pub const MAX_GROUPS: usize = 256;
 
@@ -26,15 +30,19 @@ pub struct GroupUpdate {
     pub all: bool,
     /// At most [`MAX_GROUPS`].
     pub groups: Vec<GroupAdvert>,
+    /// The largest L3 packet that all its ports can carry, bytes.
+    pub can_mtu: u16,
+    /// What the LAN's MTU is to be, bytes; heeded only from the LAN's owner.
+    pub lan_mtu: u16,
     /// When it was made.
     pub issued: UnixMillis,
 }
 
 impl Record for GroupUpdate {
     const KIND: &'static str = "group-update";
-    const VERSION: u16 = 1;
-    // 256 groups of 3 + 6 bytes, and a head of 32 + 32 + 1 + 2 + 10.
-    const MAX_BYTES: usize = MAX_GROUPS * 9 + 77;
+    const VERSION: u16 = 2;
+    // 256 groups of 3 + 6 bytes, and a head of 32 + 32 + 1 + 2 + 3 + 3 + 10.
+    const MAX_BYTES: usize = MAX_GROUPS * 9 + 83;
 }
 
 #[cfg(test)]
@@ -54,6 +62,8 @@ mod tests {
             node: key.node_id(),
             all: true,
             groups: vec![group; MAX_GROUPS],
+            can_mtu: u16::MAX,
+            lan_mtu: u16::MAX,
             issued: UnixMillis(u64::MAX),
         };
         let signed = Signed::new(&update, &key).unwrap();

@@ -160,6 +160,8 @@ impl Daemon {
 
     async fn note_open(&self, lan: &LanId, what: &Attachment, info: &PortInfo) {
         lock(&self.attached).open.insert((lan.clone(), what.clone()), info.id);
+        self.settle_mtu(lan).await;
+        self.tell_groups(lan, &self.linked());
         // Our own tunnel must never carry our own underlay.
         self.overlay
             .set_excluded_interfaces(self.tunnel.interfaces().await)

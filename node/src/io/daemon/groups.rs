@@ -10,10 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tunnel::budget::Bucket;
-use wire::{
-    LanId, NodeId, Signed, UnixMillis, codec,
-    frame::{GroupAdvert, GroupUpdate},
-};
+use wire::{LanId, NodeId, Signed, UnixMillis, codec, frame::GroupUpdate};
 
 /// Protocol of group updates.
 const GROUP_PROTOCOL: &str = "/lanline/groups/1";
@@ -80,7 +77,17 @@ impl Daemon {
     async fn send_groups(&self, peer: NodeId, lan: LanId) {
         for _ in 0..RETRY.1 {
             let (all, groups) = self.tunnel.local_groups(&lan).await;
-            let Err(why) = self.send_groups_once(peer, &lan, all, groups).await else {
+            let (can_mtu, lan_mtu) = self.own_mtu(&lan).await;
+            let update = GroupUpdate {
+                lan: lan.digest(),
+                node: self.me,
+                all,
+                groups,
+                can_mtu,
+                lan_mtu,
+                issued: lock(&self.links).groups.issue(),
+            };
+            let Err(why) = self.send_groups_once(peer, &update).await else {
                 return;
             };
             tracing::debug!(%peer, error = %why, "multicast groups were not delivered");
@@ -94,21 +101,8 @@ impl Daemon {
         }
     }
 
-    async fn send_groups_once(
-        &self,
-        peer: NodeId,
-        lan: &LanId,
-        all: bool,
-        groups: Vec<GroupAdvert>,
-    ) -> Result<(), String> {
-        let update = GroupUpdate {
-            lan: lan.digest(),
-            node: self.me,
-            all,
-            groups,
-            issued: lock(&self.links).groups.issue(),
-        };
-        let signed = Signed::new(&update, &self.key).map_err(|e| e.to_string())?;
+    async fn send_groups_once(&self, peer: NodeId, update: &GroupUpdate) -> Result<(), String> {
+        let signed = Signed::new(update, &self.key).map_err(|e| e.to_string())?;
         let body = codec::encode(&signed).map_err(|e| e.to_string())?;
         let sent = self.overlay.request(peer, GROUP_PROTOCOL, body, DEADLINE).await;
         sent.map(drop).map_err(|e| e.to_string())
@@ -152,7 +146,13 @@ impl Daemon {
         if !lock(&self.links).groups.is_newest(peer, &update) {
             return Err("overtaken by one that was sent later");
         }
+        let news = lock(&self.links)
+            .mtus
+            .hear(peer, update.lan, update.can_mtu, update.lan_mtu);
         self.tunnel.apply_groups(&lan, peer, update.all, update.groups).await;
+        if news {
+            self.settle_mtu(&lan).await;
+        }
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 //! Of two members the one with the lower node id opens the link; whoever notices a missing link looks again within
 //! [`LOOK_EVERY`].
 
-use super::{Daemon, groups::GroupBook, lock, macs::MacBook};
+use super::{Daemon, groups::GroupBook, lock, macs::MacBook, mtu::MtuBook};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -25,6 +25,7 @@ pub(super) struct LinkBook {
     not_before: BTreeMap<NodeId, Instant>,
     pub(super) macs: MacBook,
     pub(super) groups: GroupBook,
+    pub(super) mtus: MtuBook,
     wake: Arc<tokio::sync::Notify>,
 }
 
@@ -111,6 +112,7 @@ impl Daemon {
         self.tunnel.add_link(link).await;
         lock(&self.links).up.insert(peer);
         self.tell_everything(peer).await;
+        self.settle_mtus().await;
     }
 
     /// Follows the tunnel until the node ends.
@@ -130,6 +132,7 @@ impl Daemon {
                 TunnelEvent::LinkDown { peer, why } => {
                     tracing::info!(%peer, %why, "link down");
                     lock(&self.links).up.remove(&peer);
+                    self.settle_mtus().await;
                     self.link_soon();
                 }
                 TunnelEvent::PortDown { port, why } => {

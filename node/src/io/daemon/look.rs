@@ -44,6 +44,7 @@ impl Daemon {
         let drops = self.tunnel.drops(&lan).await;
         let quiet = self.tunnel.stats(&lan).await.by_name();
         Ok(api::LanView {
+            lan_mtu: self.effective_mtu(&lan).await,
             lan: row,
             member_list,
             port_list: ports.iter().map(|p| self.port_row(p)).collect(),

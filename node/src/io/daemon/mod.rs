@@ -24,6 +24,7 @@ mod look;
 mod loops;
 mod macs;
 mod metrics;
+mod mtu;
 mod names;
 mod outbox;
 mod persist;

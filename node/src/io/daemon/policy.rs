@@ -35,7 +35,7 @@ impl Policies {
         found.map(|(_, s)| s.clone()).unwrap_or_default()
     }
 
-    fn put(&mut self, lan: &LanId, settings: LanSettings) {
+    pub(super) fn put(&mut self, lan: &LanId, settings: LanSettings) {
         self.lans.retain(|(l, _)| l != lan);
         if settings != LanSettings::default() {
             self.lans.push((lan.clone(), settings));

@@ -108,6 +108,10 @@ impl Service for Node {
         self.one(async move { self.0.capture(&lan, req).await })
     }
 
+    fn lan_mtu(&self, lan: String, req: api::LanMtuRequest) -> Answer<'_, api::LanMtuView> {
+        self.one(async move { self.0.lan_mtu(&lan, &req).await })
+    }
+
     fn lan_policy(&self, lan: String, req: api::LanPolicyRequest) -> Answer<'_, api::LanPolicyView> {
         self.one(async move { self.0.lan_policy(&lan, &req).await })
     }

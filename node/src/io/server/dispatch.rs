@@ -121,6 +121,10 @@ async fn lan(app: &App, op: Op, input: Input) -> Result<Response, Fault> {
             let req = input.body()?;
             json(&s.lan_evict(input.subject, req).await?)
         }
+        Op::LanMtu => {
+            let req = input.body()?;
+            json(&s.lan_mtu(input.subject, req).await?)
+        }
         Op::LanPolicy => {
             let req = input.body()?;
             json(&s.lan_policy(input.subject, req).await?)

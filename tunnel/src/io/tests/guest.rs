@@ -15,13 +15,13 @@ use tokio::{
 };
 use wire::{GuestId, MacAddr};
 
-const GUEST: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
+pub const GUEST: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 
 /// QEMU's side.
-struct FakeQemu(UnixStream);
+pub struct FakeQemu(UnixStream);
 
 impl FakeQemu {
-    async fn accept(listener: &UnixListener) -> Self {
+    pub async fn accept(listener: &UnixListener) -> Self {
         Self(
             tokio::time::timeout(HANG, listener.accept())
                 .await
@@ -31,12 +31,12 @@ impl FakeQemu {
         )
     }
 
-    async fn send(&mut self, frame: &[u8]) {
+    pub async fn send(&mut self, frame: &[u8]) {
         self.0.write_all(&(frame.len() as u32).to_be_bytes()).await.unwrap();
         self.0.write_all(frame).await.unwrap();
     }
 
-    async fn recv(&mut self) -> Vec<u8> {
+    pub async fn recv(&mut self) -> Vec<u8> {
         let len = tokio::time::timeout(HANG, self.0.read_u32())
             .await
             .expect("no frame came")
@@ -67,7 +67,7 @@ fn arp_request(sender: [u8; 6]) -> Vec<u8> {
 }
 
 /// A home with a TAP, and a host with a guest whose QEMU is not there yet.
-async fn home_and_guest(socket: &Path) -> (Host, Host, PortId) {
+pub async fn home_and_guest(socket: &Path) -> (Host, Host, PortId) {
     let (mut home, mut host) = (Host::new(1).await, Host::new(2).await);
     join(&mut home, &mut host, 1_200, 0).await;
     home.tunnel

@@ -5,5 +5,6 @@ mod capture;
 mod guest;
 mod lab;
 mod links;
+mod policy;
 mod ports;
 mod traffic;
