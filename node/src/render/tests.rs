@@ -300,7 +300,7 @@ fn lan_view() -> LanView {
         "path": "direct", "remote": "203.0.113.9:4400", "rtt_ms": 12.3, "loss": 0.002, "mtu": 1372,
         "datagram_bytes": 1394, "queued_bytes": 12288, "waiting_ms": 3, "queued_frames": 9, "queued_flows": 2,
         "delay_p50_ms": 0.5, "delay_p99_ms": 4.1, "marks": 0, "rx_frames": 10, "tx_frames": 20,
-        "rx_bytes": 1u64 << 30, "tx_bytes": 3 << 20, "wire_rx_bytes": 1, "wire_tx_bytes": 1, "drops": {"link_overflow": 7},
+        "rx_bytes": 1u64 << 30, "tx_bytes": 3 << 20, "wire_rx_bytes": 1, "wire_tx_bytes": 1, "drops": {"link_gone": 7},
     });
     let member = |id: &str, name: &str, me: bool, link: &serde_json::Value| {
         json!({
@@ -360,7 +360,7 @@ quiet  arp answered 3
 
 DROPPED        FRAMES  LINK       BECAUSE
 no_link            31  -          Its destination's member has no link just now.
-link_overflow       7  attic-nuc  The link took it and had no room after all.
+link_gone           7  attic-nuc  It waited for a link that ended.
 ";
     let got = lan_view().human(&PLAIN);
     assert!(got.lines().all(|l| l.chars().count() <= 80), "{got}");
