@@ -35,6 +35,13 @@ pub mod csum;
 pub mod defaults;
 pub mod drops;
 pub mod fdb;
+#[cfg(any(test, feature = "fuzzing"))]
+#[expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a broken invariant must end a fuzzer's run"
+)]
+pub mod fuzz;
 pub mod io;
 pub mod loops;
 pub mod mactrans;

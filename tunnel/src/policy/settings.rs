@@ -32,12 +32,12 @@ pub struct Access(pub Option<u16>);
 
 /// VLANs that may be tagged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "BTreeSet<u16>")]
 pub struct Vlans(pub BTreeSet<u16>);
 
 /// IP addresses that are given by hand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "BTreeSet<IpAddr>")]
 pub struct Addresses(pub BTreeSet<IpAddr>);
 
 /// A number or a word, as JSON has them.
@@ -73,6 +73,23 @@ impl TryFrom<Written> for Access {
     type Error = String;
     fn try_from(w: Written) -> Result<Self, String> {
         w.read()
+    }
+}
+
+/// Lists from JSON have the bounds of those that are written by hand.
+impl TryFrom<BTreeSet<u16>> for Vlans {
+    type Error = String;
+    fn try_from(list: BTreeSet<u16>) -> Result<Self, String> {
+        let fits = list.len() <= MAX_LIST && list.iter().all(|v| is_vlan(*v));
+        fits.then_some(Self(list)).ok_or_else(|| format!("not {}", Self::FORM))
+    }
+}
+
+impl TryFrom<BTreeSet<IpAddr>> for Addresses {
+    type Error = String;
+    fn try_from(list: BTreeSet<IpAddr>) -> Result<Self, String> {
+        let fits = list.len() <= MAX_LIST;
+        fits.then_some(Self(list)).ok_or_else(|| format!("not {}", Self::FORM))
     }
 }
 
@@ -194,8 +211,7 @@ fn read_list<T: FromStr + Ord>(text: &str) -> Option<BTreeSet<T>> {
     if text == "none" {
         return Some(BTreeSet::new());
     }
-    let all: Option<BTreeSet<T>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
-    all.filter(|a| a.len() <= MAX_LIST)
+    text.split(',').map(|part| part.trim().parse().ok()).collect()
 }
 
 fn show_list<T: fmt::Display>(list: &BTreeSet<T>) -> String {
@@ -208,7 +224,7 @@ fn show_list<T: fmt::Display>(list: &BTreeSet<T>) -> String {
 impl Value for Vlans {
     const FORM: &'static str = "VLANs from 1 to 4094 such as 10,20 (at most 32), or none";
     fn read(text: &str) -> Option<Self> {
-        read_list(text).filter(|l| l.iter().all(|v| is_vlan(*v))).map(Self)
+        Self::try_from(read_list(text)?).ok()
     }
     fn show(&self) -> String {
         show_list(&self.0)
@@ -221,7 +237,7 @@ impl Value for Vlans {
 impl Value for Addresses {
     const FORM: &'static str = "IP addresses such as 192.0.2.7,2001:db8::7 (at most 32), or none";
     fn read(text: &str) -> Option<Self> {
-        read_list(text).map(Self)
+        Self::try_from(read_list(text)?).ok()
     }
     fn show(&self) -> String {
         show_list(&self.0)

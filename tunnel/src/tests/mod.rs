@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 mod fdb;
+mod fuzz;
 mod guard;
 mod hostile;
 mod mactrans;
