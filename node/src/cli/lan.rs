@@ -114,7 +114,7 @@ pub struct CaptureArgs {
     /// Only at the link to this member.
     #[arg(long, value_name = "PEER", conflicts_with = "all")]
     pub member: Option<String>,
-    /// At all ports and links [default].
+    /// At all ports and links (the default).
     #[arg(long)]
     pub all: bool,
     /// Only frames that were dropped.

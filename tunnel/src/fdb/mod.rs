@@ -8,7 +8,7 @@
 //!   (RFC 7432 §15). The order in which they arrive decides nothing.
 //! - A given address on a port here that lost to a member's given claim is *fenced*: it stays the port's, but no frame
 //!   with it enters until the winner withdraws.
-//! - An older sequence never wins, also not after its winner's link went down: [`seq`] remembers.
+//! - An older sequence never wins, also not after its winner's link went down: `seq` remembers.
 //! - Tables are ordered maps: an attacker who chooses addresses cannot make them slow.
 
 mod answers;

@@ -2,7 +2,7 @@
 //!
 //! A setting that nobody gave is `None`: the next outer layer decides, at last [`PortPolicy::for_guests`]. Settings have
 //! the shape of their strictness: a [`Rule`] forbids when it is on, a [`Leave`] allows when it is on, a [`Limit`] is
-//! stricter the lower it is. So that a guest's own settings can only narrow what its LAN allows ([`PortPolicy::stricter`]).
+//! stricter the lower it is. So that a guest's own settings can only narrow what its LAN allows (`compile`).
 
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};

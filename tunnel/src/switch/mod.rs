@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - A frame from a link never goes to a link (split horizon, RFC 4762 §4.4), so the mesh of members cannot loop; what is
-//!   sent after an address that moved is the one exception, and goes no further ([`moved`]).
+//!   sent after an address that moved is the one exception, and goes no further (`moved`).
 //! - Frames to 01:80:c2:00:00:00-0f and frames with a group or zero source go nowhere.
 //! - Nothing goes to, and nothing is taken from, a peer that is not a member.
 //! - Broadcast, unknown and multicast go to every member's link and every other port, within the sender's budget.

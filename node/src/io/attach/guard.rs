@@ -1,7 +1,7 @@
 //! The dead-man: a process that goes back if nobody says that the change is good.
 //!
 //! It is this program again, in a session of its own, so that neither `kill -9` of the node nor the end of a terminal ends
-//! it. It says [`ARMED`] once it watches. It looks at the journal when its input says so, when its input ends (the node
+//! it. It says `ARMED` once it watches. It looks at the journal when its input says so, when its input ends (the node
 //! died), when its time is over, and when it is asked to end (a service manager ends what a service left behind); each time
 //! it ends with the change confirmed or undone.
 
