@@ -358,9 +358,9 @@ b8:27:eb:00:00:02  lltap0     learned       3s  192.168.1.1
 
 quiet  arp answered 3
 
-DROPPED        FRAMES  LINK       BECAUSE
-no_link            31  -          Its destination's member has no link just now.
-link_gone           7  attic-nuc  It waited for a link that ended.
+DROPPED    FRAMES  LINK       BECAUSE
+no_link        31  -          Its destination's member has no link just now.
+link_gone       7  attic-nuc  It waited for a link that ended.
 ";
     let got = lan_view().human(&PLAIN);
     assert!(got.lines().all(|l| l.chars().count() <= 80), "{got}");
@@ -393,7 +393,7 @@ fn a_watched_lan_has_rates_and_fits_the_screen() {
         ago: std::time::Duration::from_secs(2),
     });
     let text = watched(&now, before, &PLAIN, usize::MAX);
-    for want in ["IN NOW", "1.00 Gb/s", "5.0 kb/s", "no_link              20"] {
+    for want in ["IN NOW", "1.00 Gb/s", "5.0 kb/s", "no_link          20"] {
         assert!(text.contains(want), "{want}: {text}");
     }
     let cut = watched(&now, before, &PLAIN, 10);
