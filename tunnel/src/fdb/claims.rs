@@ -44,6 +44,10 @@ impl Fdb {
             return Ok(());
         }
         let is_static = advert.static_ && key.vlan == 0 && may_be_given(key.mac);
+        // Also a claim that is refused now says that the winner still has it.
+        if let Some(fence) = self.fenced.get_mut(&key).filter(|f| f.by == from) {
+            fence.heard = now;
+        }
         let seq = self.judge(key, from, advert.seq, is_static)?;
         let there = Place::Node(from);
         let before = self.entries.get(&key).map(|e| (e.place, e.is_static));
@@ -68,10 +72,11 @@ impl Fdb {
         );
         self.changed.remove(&key);
         if let Some((Place::Port(port), true)) = before {
-            self.fenced.insert(key, Fence { port, by: from, seq });
+            let (by, heard) = (from, now);
+            self.fenced.insert(key, Fence { port, by, seq, heard });
             self.events.push_back(FdbEvent::Fenced(key, port, from));
         } else if let Some(fence) = self.fenced.get_mut(&key) {
-            (fence.by, fence.seq) = (from, seq);
+            (fence.by, fence.seq, fence.heard) = (from, seq, now);
         }
         let was = before.map(|(place, _)| place).or(past);
         if let Some(was) = was.filter(|was| *was != there) {
@@ -139,7 +144,7 @@ impl Fdb {
 
     /// A fenced port has its address back: whoever won it has gone.
     fn lift(&mut self, now: Instant, key: Key) {
-        if let Some(Fence { port, by, seq }) = self.fenced.remove(&key) {
+        if let Some(Fence { port, by, seq, .. }) = self.fenced.remove(&key) {
             if self.lookup(key).is_none() && self.memory.get(key).is_none() {
                 self.memory.remember(now, key, seq, by);
             }
@@ -172,6 +177,20 @@ impl Fdb {
         self.links.remove(&node);
     }
 
+    /// Could this member have repeated what it said at `heard`, for its link is up for long enough, and did not? Then its
+    /// withdrawal was lost: with the link, or with a control connection.
+    fn left_unsaid(&self, now: Instant, node: &NodeId, heard: Instant) -> bool {
+        let since = |t: Instant| now.saturating_duration_since(t);
+        let Some(LinkSince::Up(up)) = self.links.get(node) else {
+            return false;
+        };
+        if heard < *up {
+            since(*up) >= LINK_CONFIRM
+        } else {
+            since(heard) >= ADVERT_EXPIRY
+        }
+    }
+
     /// Ages, and forgets what is past.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.age(now);
@@ -179,14 +198,10 @@ impl Fdb {
             e.leaves.is_some_and(|at| at <= now)
                 || match self.links.get(node) {
                     Some(LinkSince::Down(since)) => now.saturating_duration_since(*since) >= LINK_STALE,
-                    Some(LinkSince::Up(since)) => {
-                        e.seen < *since && now.saturating_duration_since(*since) >= LINK_CONFIRM
-                            || now.saturating_duration_since(e.seen) >= ADVERT_EXPIRY
-                    }
+                    Some(LinkSince::Up(_)) => self.left_unsaid(now, node, e.seen),
                     None => now.saturating_duration_since(e.seen) >= ADVERT_EXPIRY,
                 }
         };
-        // A fence outlives its winner's silence: that the winner cannot be heard does not make two machines one.
         for key in self.keys_where(|_, e| matches!(&e.place, Place::Node(n) if ended(e, n))) {
             if let Some(Entry {
                 place: Place::Node(n),
@@ -196,6 +211,16 @@ impl Fdb {
             {
                 self.memory.remember(now, key, seq, n);
             }
+        }
+        // A fence outlives its winner's silence, for that the winner cannot be heard does not make two machines one; but not
+        // its words, when it says what it has and that is not among it.
+        let fences = self.fenced.iter();
+        let left: Vec<Key> = fences
+            .filter(|(_, f)| self.left_unsaid(now, &f.by, f.heard))
+            .map(|(k, _)| *k)
+            .collect();
+        for key in left {
+            self.lift(now, key);
         }
         self.links
             .retain(|_, l| !matches!(l, LinkSince::Down(since) if now.saturating_duration_since(*since) >= LINK_STALE));

@@ -7,7 +7,7 @@
 //! - Of two claims a given one beats a learned one, then the newer mobility sequence wins, then the lower node id
 //!   (RFC 7432 §15). The order in which they arrive decides nothing.
 //! - A given address on a port here that lost to a member's given claim is *fenced*: it stays the port's, but no frame
-//!   with it enters until the winner withdraws.
+//!   with it enters until the winner withdraws, or says everything else again and not that.
 //! - An older sequence never wins, also not after its winner's link went down: `seq` remembers.
 //! - Tables are ordered maps: an attacker who chooses addresses cannot make them slow.
 
@@ -178,6 +178,8 @@ struct Fence {
     /// The winner, and its sequence.
     by: NodeId,
     seq: u32,
+    /// When the winner last claimed it.
+    heard: Instant,
 }
 
 /// A member's link, where it decides about its adverts.

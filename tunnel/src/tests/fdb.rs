@@ -378,6 +378,41 @@ fn the_order_of_adverts_decides_nothing() {
     }
 }
 
+/// The winner's withdrawal was lost: what it says again after its link came back, or at its refreshes, is all it has.
+#[test]
+fn a_fence_goes_when_the_winner_says_everything_else_again() {
+    let (mut f, now) = fdb();
+    f.link_up(now, HIGH);
+    f.add_static(now, mac(1), P);
+    f.apply(now, HIGH, &given(mac(1), 1)).unwrap();
+    // Cut off for long: nobody knows.
+    f.link_down(now, HIGH);
+    let back = now + 2 * ADVERT_EXPIRY;
+    f.handle_timeout(back);
+    assert_eq!(f.learn(back, key(1), P), Err(DropReason::FencedMac));
+    // The link is back: it has time to say so again, and does.
+    f.link_up(back, HIGH);
+    f.handle_timeout(back + LINK_CONFIRM / 2);
+    f.apply(back + LINK_CONFIRM / 2, HIGH, &given(mac(1), 1)).unwrap();
+    f.handle_timeout(back + LINK_CONFIRM);
+    assert_eq!(f.learn(back + LINK_CONFIRM, key(1), P), Err(DropReason::FencedMac));
+    // The next time it does not.
+    let again = back + 2 * LINK_CONFIRM;
+    f.link_up(again, HIGH);
+    f.handle_timeout(again + LINK_CONFIRM - Duration::from_millis(1));
+    assert_eq!(f.learn(again, key(1), P), Err(DropReason::FencedMac));
+    f.handle_timeout(again + LINK_CONFIRM);
+    assert_eq!(f.learn(again + LINK_CONFIRM, key(1), P), Ok(Learn::Known));
+    assert_eq!(f.poll_adverts(), [given(mac(1), 2)], "above the winner");
+    // The link stays up, and the refreshes are without it.
+    let won = again + 2 * LINK_CONFIRM;
+    f.apply(won, HIGH, &given(mac(1), 3)).unwrap();
+    f.handle_timeout(won + ADVERT_EXPIRY - Duration::from_millis(1));
+    assert_eq!(f.learn(won, key(1), P), Err(DropReason::FencedMac));
+    f.handle_timeout(won + ADVERT_EXPIRY);
+    assert_eq!(f.learn(won + ADVERT_EXPIRY, key(1), P), Ok(Learn::Known));
+}
+
 #[test]
 fn a_given_address_that_lost_is_fenced_until_the_winner_goes() {
     let (mut f, now) = fdb();

@@ -274,10 +274,15 @@ impl World {
         }
     }
 
+    /// A number that no other frame has.
+    pub fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
     /// A frame of a station enters; says which.
     pub fn speak(&mut self, n: usize, port: PortId, src: Key, dst: Key) -> u64 {
-        self.next += 1;
-        let frame = self.next;
+        let frame = self.number();
         let mut bytes = [&dst.mac.0[..], &src.mac.0[..]].concat();
         if src.vlan != 0 {
             bytes.extend_from_slice(&[0x81, 0]);
