@@ -145,7 +145,7 @@ impl Overlay {
         self.ask(ask).await.unwrap_or_default()
     }
 
-    /// Opens the frame path to a peer: QUIC datagrams if there is a direct path, else over a stream. Of two members the
+    /// Opens the frame path to a peer: sealed datagrams if there is a direct path, else over a stream. Of two members the
     /// lower [`NodeId`] should open it; a link that is up already and was opened by the lower one stays.
     pub async fn open_link(&self, peer: NodeId) -> Result<Box<dyn Link>, CallError> {
         self.connect(peer, Vec::new()).await?;
