@@ -4,6 +4,7 @@
 //! else. A holder recomputes the [`IndexKey`]s from the content, so nobody can store an advert under a key of their choice.
 
 use crate::{
+    cell::{Cell, Coord, Wanted},
     guest::{Accel, GuestState},
     ids::{GuestId, ImageId, LanId, Name, NodeId},
     sign::{PublicKey, Record, RecordError, Signed},
@@ -13,13 +14,15 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Stream protocol of the index calls.
-pub const INDEX_PROTOCOL: &str = "/lanline/index/1";
+pub const INDEX_PROTOCOL: &str = "/lanline/index/2";
 /// Most addresses in one advert.
 pub const MAX_ADDRS: usize = 4;
 /// Longest address, bytes: a relayed multiaddr over IPv6 with its two peer ids, as memberships carry it.
 pub const MAX_ADDR_BYTES: usize = crate::membership::MAX_ADDR_TEXT;
 /// Longest free text (why an accelerator, which QEMU), bytes.
 pub const MAX_TEXT: usize = 80;
+/// Longest name of a predictor, bytes.
+pub const MAX_MODEL: usize = 10;
 /// Most LANs that one host names.
 pub const MAX_LANS: usize = 8;
 /// Longest life that an advert may claim, seconds: 25 minutes for an image, and 10 more for the tombstone that outlives it.
@@ -34,6 +37,14 @@ pub const MAX_PULL: usize = 32;
 pub const DIGEST_BUCKETS: usize = 256;
 /// Most summaries in one answer to a digest: 40 KB.
 pub const MAX_SUMMARIES: usize = 512;
+/// Most nodes in one [`IndexReply::Contacts`]: a bucket.
+pub const MAX_CONTACTS: usize = 16;
+/// Most addresses of one contact.
+pub const MAX_CONTACT_ADDRS: usize = 2;
+/// Most cells in one place call.
+pub const MAX_CELLS: usize = 16;
+/// Most paths in one sample.
+pub const MAX_PATHS: usize = 256;
 /// Largest index call, bytes: 32 adverts of at most 1,024 and their envelopes are 36 KB.
 pub const MAX_CALL_BYTES: usize = 48 << 10;
 /// Largest index reply, bytes.
@@ -83,6 +94,23 @@ impl fmt::Debug for Slot {
     }
 }
 
+/// What a machine expects of its run queue, smoothed over 5 s: runnable tasks in hundredths.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadForecast {
+    /// Processors of the machine, which share this load; not all of them may be on loan.
+    pub cpus: u16,
+    /// When the advert was signed.
+    pub now_x100: u32,
+    /// 10 s later.
+    pub p10_x100: u32,
+    /// 60 s later.
+    pub p60_x100: u32,
+    /// Standard deviation of that one's error.
+    pub err60_x100: u32,
+    /// Predictor that made it; at most [`MAX_MODEL`] bytes.
+    pub model: String,
+}
+
 /// A machine on loan and what is free of it now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostOffer {
@@ -108,8 +136,18 @@ pub struct HostOffer {
     pub max_vms: u16,
     /// Run queue over one minute, in hundredths.
     pub load1_x100: u32,
+    /// What it expects of its load; absent until it has watched for some minutes, and where the kernel does not say.
+    pub forecast: Option<LoadForecast>,
     /// LANs on which this node is a member, at most [`MAX_LANS`].
     pub lans: Vec<LanTag>,
+    /// Room that guests' disks may fill.
+    pub disk_free: ByteSize,
+    /// What an hour of one processor costs, in thousandths of whatever the owner counts in; 0: nothing.
+    pub price: u32,
+    /// Longest time that a guest is lent the machine for, seconds; 0: no end.
+    pub lease_max_s: u32,
+    /// Where it stands in the network, once it has measured enough.
+    pub coord: Option<Coord>,
 }
 
 /// An image at a node, and how much of it.
@@ -189,7 +227,7 @@ impl Body {
     }
 
     /// Where it belongs in the index, apart from its node's own key.
-    fn namespaces(&self) -> Vec<Namespace> {
+    pub(crate) fn namespaces(&self) -> Vec<Namespace> {
         match self {
             Self::Host(h) => [Namespace::Hosts]
                 .into_iter()
@@ -225,6 +263,18 @@ pub enum Namespace {
     Guest(GuestId),
     /// Hosts and guests on a LAN.
     Lan(LanTag),
+    /// Hosts of an instruction set and accelerator, by free processors and memory.
+    Kind(Name, Accel),
+    /// Hosts by room for disks.
+    Disk,
+    /// Hosts by price.
+    Price,
+    /// Hosts by the largest size of guest that fits.
+    Class,
+    /// Hosts by longest lease.
+    Lease,
+    /// Hosts by place in the network.
+    Near,
 }
 
 impl Namespace {
@@ -243,6 +293,12 @@ impl Namespace {
             Self::Node(n) => h.update(&[3]).update(&n.0),
             Self::Guest(g) => h.update(&[4]).update(&g.0),
             Self::Lan(l) => h.update(&[5]).update(&l.0),
+            Self::Kind(arch, accel) => h.update(&[6, *accel as u8]).update(arch.as_str().as_bytes()),
+            Self::Disk => h.update(&[7]),
+            Self::Price => h.update(&[8]),
+            Self::Class => h.update(&[9]),
+            Self::Lease => h.update(&[10]),
+            Self::Near => h.update(&[11]),
         };
         IndexKey(*h.finalize().as_bytes())
     }
@@ -279,7 +335,7 @@ pub struct Advert {
 
 impl Record for Advert {
     const KIND: &'static str = "advert";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 3;
     const MAX_BYTES: usize = 1_024;
 }
 
@@ -334,9 +390,15 @@ impl Advert {
             return Err(AdvertError::Field("addresses"));
         }
         match &self.body {
+            Body::Host(h) if h.coord.is_some_and(|c| c.height_us > crate::cell::PLACE_SIDE_US) => {
+                Err(AdvertError::Field("place"))
+            }
             Body::Host(h) if h.lans.len() > MAX_LANS => Err(AdvertError::Field("list of LANs")),
             Body::Host(h) if !is_plain(&h.accel_reason, MAX_TEXT) => Err(AdvertError::Field("accelerator reason")),
             Body::Host(h) if !is_plain(&h.qemu, MAX_TEXT) => Err(AdvertError::Field("QEMU version")),
+            Body::Host(h) if h.forecast.as_ref().is_some_and(|f| !is_plain(&f.model, MAX_MODEL)) => {
+                Err(AdvertError::Field("predictor"))
+            }
             Body::Guest(r) if !r.public && r.name.is_some() => Err(AdvertError::Field("name of a private guest")),
             _ => Ok(()),
         }
@@ -410,6 +472,53 @@ pub enum IndexCall {
         /// At most [`MAX_PULL`].
         wants: Vec<(NodeId, Slot)>,
     },
+    /// Kademlia's FIND_NODE. Answered by [`IndexReply::Contacts`].
+    Near {
+        /// Any point: [`crate::cell`]'s keys and nodes have theirs by SHA-256.
+        point: [u8; 32],
+        /// Where the caller can be dialled, at most [`MAX_CONTACT_ADDRS`]; none if it is not to be passed on.
+        addrs: Vec<String>,
+    },
+    /// File an advert under cells. Answered by [`IndexReply::Placed`], one answer each, in order.
+    Place {
+        /// At most [`MAX_CELLS`].
+        cells: Vec<Cell>,
+        /// Boxed for its size.
+        advert: Box<Carried>,
+    },
+    /// What is filed under a cell. Answered by [`IndexReply::Sample`].
+    Ask {
+        /// The cell.
+        cell: Cell,
+        /// What a row must be.
+        wanted: Box<Wanted>,
+        /// At most [`MAX_GET`].
+        limit: u16,
+        /// Only what comes after this in the order asked for, for the next page; 0 for the first.
+        after: u64,
+        /// 0: by rank. Else by SplitMix64's finaliser over the rank XOR this, so that the first few are any few.
+        nonce: u64,
+    },
+}
+
+/// A node that another one knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contact {
+    /// The node.
+    pub node: NodeId,
+    /// Where it said that it can be dialled; at most [`MAX_CONTACT_ADDRS`].
+    pub addrs: Vec<String>,
+}
+
+/// What became of an advert under one cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// [`StoreAnswer::Full`]: its rank is above the cell's threshold, so it belongs only further down.
+    pub answer: StoreAnswer,
+    /// Adverts that exist under the cell, as the holder reckons.
+    pub estimate: u32,
+    /// The cell's sample is full: what ranks above is only further down.
+    pub full: bool,
 }
 
 /// What became of one stored advert.
@@ -450,6 +559,26 @@ pub enum IndexReply {
     },
     /// The call was not understood or broke a bound.
     Refused,
+    /// To a near, nearest first; at most [`MAX_CONTACTS`].
+    Contacts(Vec<Contact>),
+    /// To a place.
+    Placed(Vec<Placed>),
+    /// To an ask.
+    Sample {
+        /// By rank; bounded by the call's limit and by the reply's bytes.
+        adverts: Vec<Carried>,
+        /// Ranks above the last row's are left.
+        more: bool,
+        /// Adverts that exist under the cell, as the holder reckons.
+        estimate: u32,
+        /// Adverts that it holds under the cell, and how many of these fit.
+        held: u32,
+        /// See `held`.
+        fits: u32,
+        /// Paths of those that fit if the sample is full, so that the caller can go to where they are; at most
+        /// [`MAX_PATHS`].
+        paths: Vec<u32>,
+    },
 }
 
 #[cfg(test)]

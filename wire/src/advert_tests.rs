@@ -20,7 +20,24 @@ fn fattest_offer() -> HostOffer {
         vms: u16::MAX,
         max_vms: u16::MAX,
         load1_x100: u32::MAX,
+        forecast: Some(LoadForecast {
+            cpus: u16::MAX,
+            now_x100: u32::MAX,
+            p10_x100: u32::MAX,
+            p60_x100: u32::MAX,
+            err60_x100: u32::MAX,
+            model: "m".repeat(MAX_MODEL),
+        }),
         lans: vec![LanTag([9; 8]); MAX_LANS],
+        disk_free: ByteSize(u64::MAX),
+        price: u32::MAX,
+        lease_max_s: u32::MAX,
+        coord: Some(crate::cell::Coord {
+            x_us: i32::MIN,
+            y_us: i32::MIN,
+            height_us: crate::cell::PLACE_SIDE_US,
+            error_pm: u16::MAX,
+        }),
     }
 }
 
@@ -40,7 +57,7 @@ fn advert(key: &NodeKey, body: Body) -> Advert {
 fn a_full_offer_with_ordinary_addresses_fits() {
     let key = NodeKey::from_secret(&[1; 32]);
     let mut a = advert(&key, Body::Host(fattest_offer()));
-    a.addrs = vec!["x".repeat(130); MAX_ADDRS];
+    a.addrs = vec!["x".repeat(120); MAX_ADDRS];
     let bytes = codec::encode(&a).unwrap().len();
     assert!(bytes <= Advert::MAX_BYTES, "{bytes}");
     let signed = Signed::new(&a, &key).unwrap();
@@ -146,7 +163,7 @@ fn two_namespaces_of_equal_bytes_have_two_keys() {
 fn the_largest_calls_fit_their_bounds() {
     let key = NodeKey::from_secret(&[1; 32]);
     let mut a = advert(&key, Body::Host(fattest_offer()));
-    a.addrs = vec!["x".repeat(130); MAX_ADDRS];
+    a.addrs = vec!["x".repeat(120); MAX_ADDRS];
     let one = Carried {
         advert: Signed::new(&a, &key).unwrap(),
         age_ms: u32::MAX,

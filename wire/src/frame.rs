@@ -38,7 +38,9 @@ mod datagram;
 mod ethernet;
 mod group_update;
 mod mac_update;
+mod path;
 mod probe;
+mod relayed;
 mod sealed;
 mod vnet;
 
@@ -48,7 +50,11 @@ pub use datagram::{
 };
 pub use ethernet::{EtherKind, Frame, FrameError, MAX_FRAME, MIN_FRAME, VlanTag};
 pub use group_update::{DEFAULT_MTU, GroupAdvert, GroupUpdate, MAX_GROUPS, MAX_MTU};
-pub use mac_update::{MAX_ADVERT_IPS, MAX_ADVERTS, MacAdvert, MacAnswer, MacBehind, MacUpdate};
+pub use mac_update::{
+    MAX_ADVERT_IPS, MAX_ADVERTS, MAX_SUMS, MacAdvert, MacAnswer, MacBehind, MacSums, MacUpdate, Span, groups_sum,
+};
+pub use path::{Candidate, CandidateKind, MAX_CANDIDATES, MAX_SAMPLES, PathMessage, PathReport, SAMPLE_EVERY};
 pub use probe::{Boot, PROBE_CONTEXT, PROBE_GROUP, PROBE_LEN, PROBE_TYPE, Probe, SignedProbe, is_probe};
-pub use sealed::{Cipher, MAX_SAMPLES, PathMessage, PathReport, SAMPLE_EVERY, SEALED_FIRST, SEALED_MASK, SealHead};
+pub use relayed::{MAX_HOPS, RELAY_HEAD, RELAYED_FIRST, RELAYED_MASK, RelayHead};
+pub use sealed::{Cipher, SEALED_FIRST, SEALED_MASK, SealHead};
 pub use vnet::{Gso, GsoKind, Offload, PartialCsum, VNET_HDR, VnetHdr};

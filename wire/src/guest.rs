@@ -1,26 +1,40 @@
 //! Guests over the mesh: what a caller asks of a host, and what the host answers.
 //!
-//! `/lanline/guest/1`: the caller opens a stream, sends one framed [`GuestCall`] and half-closes; the host answers
+//! `/lanline/guest/2`: the caller opens a stream, sends one framed [`GuestCall`] and half-closes; the host answers
 //! framed [`GuestUpdate`]s, the last of which is `Done` or `Fault`. The caller chooses the guest's id, so sending the
 //! same `Start` again after a lost answer finds the guest that the first one made.
 //! `/lanline/console/1`: one framed [`ConsoleOpen`], one framed [`ConsoleReply`], then raw bytes both ways, the kept
-//! history first.
+//! history first. `/lanline/display/1`: the same, then the guest's screen as VNC.
+
+mod console;
+mod life;
+mod set;
+
+pub use console::{ConsoleOpen, ConsoleReply};
+pub use life::{
+    AgentAnswer, AgentAsk, DISPLAY_PROTOCOL, ExecResult, LifeVerb, MAX_ARG_BYTES, MAX_ARGS, MAX_EXEC_OUTPUT,
+    MAX_MOVE_BYTES, MAX_PART, MAX_USER_DATA, MAX_WAIT_MS, MOVE_PROTOCOL, MoveItem, MoveOpen, MoveStep, SnapshotView,
+    Until,
+};
+pub use set::GuestSet;
 
 use crate::{
     fault::{Fault, FaultKind, plain},
     ids::{GuestId, ImageId, LanId, Name, NodeId},
     mac::MacAddr,
+    settings::{Setting, check_settings},
     units::{ByteSize, UnixMillis},
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, str::FromStr};
 
 /// Protocol id of guest calls.
-pub const GUEST_PROTOCOL: &str = "/lanline/guest/1";
+pub const GUEST_PROTOCOL: &str = "/lanline/guest/2";
 /// Protocol id of consoles.
 pub const CONSOLE_PROTOCOL: &str = "/lanline/console/1";
-/// Largest [`GuestCall`], bytes: a token of [`MAX_TOKEN`] and a few hundred bytes of spec, with room to grow.
-pub const MAX_CALL_BYTES: usize = 16 * 1024;
+/// Largest [`GuestCall`], bytes: a part of a file of [`MAX_PART`] and its path, or a token of [`MAX_TOKEN`], a
+/// cloud-init document, a few hundred bytes of spec and as much port policy as a LAN's settings hold, with room to grow.
+pub const MAX_CALL_BYTES: usize = 288 * 1024;
 /// Largest [`GuestUpdate`], bytes: two logs of [`MAX_LOG_BYTES`], or [`MAX_LISTED`] views of at most 4 KiB.
 pub const MAX_UPDATE_BYTES: usize = 768 * 1024;
 /// Largest [`ConsoleOpen`] and [`ConsoleReply`], bytes.
@@ -70,6 +84,8 @@ pub enum GuestCall {
         spec: Box<GuestSpecV1>,
         /// The grant, at most [`MAX_TOKEN`] bytes; none: the caller is the host's owner or a named member.
         token: Option<Vec<u8>>,
+        /// Port policy that the caller asks for, within that of the LAN and of the host.
+        net_policy: Vec<Setting>,
     },
     /// Start a stopped or crashed guest again.
     Restart {
@@ -102,27 +118,160 @@ pub enum GuestCall {
         /// At most this many bytes of each, and at most [`MAX_LOG_BYTES`].
         max_bytes: u32,
     },
+    /// Hold, save, copy, or undo that.
+    Life {
+        /// The guest.
+        guest: GuestId,
+        /// What.
+        verb: LifeVerb,
+    },
+    /// Its copies.
+    Snapshots {
+        /// The guest.
+        guest: GuestId,
+    },
+    /// Make another guest with the same disk on the same host; it is stopped. With an id that the host knows: that one.
+    Clone {
+        /// The guest whose disk it is.
+        guest: GuestId,
+        /// Id of the new one, chosen by the caller.
+        id: GuestId,
+        /// Its name.
+        name: Name,
+        /// The grant, at most [`MAX_TOKEN`] bytes.
+        token: Option<Vec<u8>>,
+    },
+    /// Answer when it has come to that; at most this long.
+    Wait {
+        /// The guest.
+        guest: GuestId,
+        /// What to wait for.
+        until: Until,
+        /// Milliseconds, at most [`MAX_WAIT_MS`].
+        timeout_ms: u64,
+    },
+    /// Ask the agent in it.
+    Agent {
+        /// The guest.
+        guest: GuestId,
+        /// The grant, at most [`MAX_TOKEN`] bytes.
+        token: Option<Vec<u8>>,
+        /// What.
+        ask: AgentAsk,
+    },
+    /// As `Start`, with a document for cloud-init in the guest.
+    StartSeeded {
+        /// Chosen by the caller.
+        id: GuestId,
+        /// What to start.
+        spec: Box<GuestSpecV1>,
+        /// The grant, at most [`MAX_TOKEN`] bytes.
+        token: Option<Vec<u8>>,
+        /// Port policy that the caller asks for.
+        net_policy: Vec<Setting>,
+        /// The document, at most [`MAX_USER_DATA`] bytes.
+        user_data: Vec<u8>,
+    },
+    /// A step of its move to another host.
+    Move {
+        /// The guest.
+        guest: GuestId,
+        /// Which.
+        step: MoveStep,
+    },
+    /// Change what a running guest gets, within what it was started with.
+    Set {
+        /// The guest.
+        guest: GuestId,
+        /// What.
+        change: GuestSet,
+    },
+    /// As `Start`, from the memory that the image holds: the guest goes on where its image was made. Sent again it does
+    /// what `Start` does.
+    StartWarm {
+        /// Id of the new guest.
+        id: GuestId,
+        /// What it should be; processors and memory must be those of the image.
+        spec: Box<GuestSpecV1>,
+        /// The grant; none if the host is the caller's own.
+        token: Option<Vec<u8>>,
+        /// Its port policy.
+        net_policy: Vec<Setting>,
+    },
 }
 
 impl GuestCall {
     /// The guest that the call is about; `None` for a list.
     pub fn guest(&self) -> Option<GuestId> {
         match self {
-            Self::Start { id, .. } => Some(*id),
+            Self::Start { id, .. } | Self::StartSeeded { id, .. } | Self::StartWarm { id, .. } => Some(*id),
             Self::List => None,
             Self::Restart { guest }
             | Self::Info { guest }
             | Self::Stop { guest, .. }
             | Self::Remove { guest }
-            | Self::Logs { guest, .. } => Some(*guest),
+            | Self::Logs { guest, .. }
+            | Self::Life { guest, .. }
+            | Self::Snapshots { guest }
+            | Self::Clone { guest, .. }
+            | Self::Wait { guest, .. }
+            | Self::Agent { guest, .. }
+            | Self::Move { guest, .. }
+            | Self::Set { guest, .. } => Some(*guest),
         }
     }
 
     /// Checks the bounds that decoding alone does not. The host calls it before anything else.
     pub fn check(&self) -> Result<(), Fault> {
-        let Self::Start { spec, token, .. } = self else {
-            return Ok(());
+        let (spec, token, net_policy) = match self {
+            Self::Start {
+                spec,
+                token,
+                net_policy,
+                ..
+            }
+            | Self::StartWarm {
+                spec,
+                token,
+                net_policy,
+                ..
+            } => (spec, token, net_policy),
+            Self::StartSeeded {
+                spec,
+                token,
+                net_policy,
+                user_data,
+                ..
+            } => {
+                if user_data.len() > MAX_USER_DATA {
+                    let what = format!(
+                        "the cloud-init document has {} bytes, at most {MAX_USER_DATA} are allowed",
+                        user_data.len()
+                    );
+                    return Err(Fault::new(FaultKind::Usage, what));
+                }
+                (spec, token, net_policy)
+            }
+            Self::Agent { ask, token, .. } if token.as_ref().is_none_or(|t| t.len() <= MAX_TOKEN) => {
+                return ask.check();
+            }
+            Self::Clone { token, .. } if token.as_ref().is_none_or(|t| t.len() <= MAX_TOKEN) => return Ok(()),
+            Self::Move {
+                step: MoveStep::Arrive { token, spec, .. },
+                ..
+            } => {
+                let (long, hints) = (spec.image_ref.len() > MAX_IMAGE_REF, spec.hints.len() > MAX_HINTS);
+                if long || hints || token.as_ref().is_some_and(|t| t.len() > MAX_TOKEN) {
+                    return Err(Fault::new(FaultKind::Usage, "the guest's spec breaks a bound"));
+                }
+                return Ok(());
+            }
+            Self::Agent { .. } | Self::Clone { .. } => {
+                return Err(Fault::new(FaultKind::Usage, "the grant token is too long"));
+            }
+            _ => return Ok(()),
         };
+        check_settings(net_policy).map_err(|e| Fault::new(FaultKind::Usage, format!("the port policy: {e}")))?;
         let too_long = |what: &str, len: usize, cap: usize| {
             Fault::new(
                 FaultKind::Usage,
@@ -152,7 +301,7 @@ pub enum Step {
     Admitted,
     /// Pieces of the image are coming.
     Fetching,
-    /// The image is whole and verified.
+    /// What a boot needs before it begins is here and verified; the rest of the image comes while the guest runs.
     Fetched,
     /// The hypervisor is being started.
     Starting,
@@ -204,7 +353,7 @@ pub enum GuestUpdate {
         /// A few words for a person.
         what: String,
     },
-    /// The image came, and from whom.
+    /// What came of the image by now, and from whom; said again at the end.
     Fetched(FetchReport),
 }
 
@@ -251,7 +400,7 @@ impl GuestUpdate {
 /// The value of a call that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestResult {
-    /// To `Start`, `Restart` and `Info`.
+    /// To `Start`, `StartSeeded`, `Restart`, `Info`, `Life`, `Clone` and `Wait`.
     Guest(Box<GuestView>),
     /// To `List`.
     List(Vec<GuestView>),
@@ -261,6 +410,10 @@ pub enum GuestResult {
     Removed,
     /// To `Logs`.
     Logs(GuestLogs),
+    /// To `Snapshots`.
+    Snapshots(Vec<SnapshotView>),
+    /// To `Agent`.
+    Agent(AgentAnswer),
 }
 
 /// The ends of a guest's two logs, raw bytes as they came.
@@ -459,28 +612,10 @@ impl GuestView {
     }
 }
 
-/// Opens a guest's console.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConsoleOpen {
-    /// The guest.
-    pub guest: GuestId,
-    /// The grant, at most [`MAX_TOKEN`] bytes.
-    pub token: Option<Vec<u8>>,
-}
-
-/// The answer to [`ConsoleOpen`]; after `Open` the stream carries the console's bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ConsoleReply {
-    /// It is open.
-    Open,
-    /// It is not.
-    Fault(Fault),
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec;
+    use crate::{codec, settings::MAX_SETTINGS};
 
     fn call(image_ref: &str, hints: usize, token: usize) -> GuestCall {
         GuestCall::Start {
@@ -496,6 +631,7 @@ mod tests {
                 hints: vec![NodeId([3; 32]); hints],
             }),
             token: Some(vec![0; token]),
+            net_policy: vec![],
         }
     }
 
@@ -512,6 +648,15 @@ mod tests {
         ] {
             assert_eq!(bad.check().unwrap_err().kind, FaultKind::Usage);
         }
+        let mut many = call("", 0, 0);
+        if let GuestCall::Start { net_policy, .. } = &mut many {
+            let one = Setting {
+                key: "no_server".into(),
+                value: "on".into(),
+            };
+            *net_policy = vec![one; MAX_SETTINGS + 1];
+        }
+        assert_eq!(many.check().unwrap_err().kind, FaultKind::Usage);
     }
 
     #[test]

@@ -13,7 +13,9 @@
 )]
 
 pub mod advert;
+pub mod cell;
 pub mod codec;
+pub mod demand;
 pub mod fault;
 pub mod frame;
 pub mod grant;
@@ -23,10 +25,15 @@ pub mod image;
 pub mod link;
 pub mod mac;
 pub mod membership;
+pub mod relay;
+pub mod settings;
 pub mod sign;
+pub mod talk;
 pub mod trace;
 pub mod units;
+pub mod usage;
 
+pub use demand::Demand;
 pub use fault::{Fault, FaultKind};
 pub use ids::{GuestId, ImageId, LanId, Name, NodeId};
 pub use mac::MacAddr;

@@ -6,13 +6,13 @@
 //! Datagrams travel from packer to socket in one piece of memory, the [`Burst`]: each leaves room for the seal before and
 //! behind it, so that sealing is in place and a run of equal ones is one system call.
 
-use crate::ids::NodeId;
+use crate::{Demand, ids::NodeId};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
     net::SocketAddr,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How frames reach a peer just now.
@@ -25,6 +25,94 @@ pub enum PathKind {
     Relayed,
     /// TCP, where UDP is blocked.
     Tcp,
+}
+
+/// What a path is made of; the better kinds first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathClass {
+    /// UDP to an address of a network that this machine is in.
+    SameLan,
+    /// UDP over IPv6.
+    Ipv6,
+    /// UDP over IPv4, through routers' mappings if there are any.
+    Ipv4,
+    /// Through the node that this names.
+    Relayed(NodeId),
+    /// A stream: TCP to the peer, or a libp2p circuit.
+    Stream,
+}
+
+/// How far a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathState {
+    /// Frames go there.
+    Active,
+    /// It answered lately and may be used at any moment.
+    Validated,
+    /// It has not answered yet.
+    Candidate,
+    /// It does not answer, or no longer.
+    Dead,
+}
+
+/// One path of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathSeen {
+    /// What it is made of.
+    pub class: PathClass,
+    /// How far it is.
+    pub state: PathState,
+    /// The peer's address; `None` where that is no UDP address.
+    pub remote: Option<SocketAddr>,
+    /// Smoothed round trip, if it ever answered.
+    pub rtt: Option<Duration>,
+    /// Mean difference between round trips.
+    pub jitter: Duration,
+    /// Of 1,000 datagrams so many are lost, smoothed.
+    pub loss_permille: u16,
+    /// Largest UDP payload that it is known to carry, bytes.
+    pub mtu: Option<u16>,
+}
+
+/// Why frames go by a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathWhy {
+    /// The link came up on it.
+    First,
+    /// It was better than the one before, by a margin, side by side.
+    Better,
+    /// The one before did not answer.
+    Silent,
+    /// The peer was heard from there, and no more from where it was.
+    Roamed,
+    /// What carried the one before was gone.
+    Gone,
+}
+
+/// A path that was left, as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathLeft {
+    /// What it was made of.
+    pub class: PathClass,
+    /// Its round trip.
+    pub rtt: Option<Duration>,
+    /// Of 1,000 datagrams so many were lost, smoothed.
+    pub loss_permille: u16,
+}
+
+/// How the active path came to be that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathChoice {
+    /// Why it was taken.
+    pub why: PathWhy,
+    /// How long ago.
+    pub since: Duration,
+    /// What was left for it.
+    pub left: Option<PathLeft>,
+    /// How much the two talk: what a better path is worth.
+    pub demand: Demand,
+    /// A way through another member is being sought, for this reason: `silent`, `lossy`, `slow`.
+    pub seeking: Option<&'static str>,
 }
 
 /// What a link knows of its path; figures are since the link came up.
@@ -52,6 +140,10 @@ pub struct PathInfo {
     pub pace: Option<u64>,
     /// What the link dropped on its own, by reason.
     pub drops: Vec<(&'static str, u64)>,
+    /// All its paths, the active one first, then by state; empty where there is but one that never changes.
+    pub paths: Vec<PathSeen>,
+    /// How the active one came to be that; `None` where there is no choice.
+    pub choice: Option<PathChoice>,
 }
 
 /// A link is gone and will carry nothing more.
@@ -238,6 +330,12 @@ pub trait Link: Send + 'static {
     /// detection down): read it for each burst.
     fn max_payload(&self) -> usize;
 
+    /// Share of datagrams that the path lost of late, 0 to 1, as far as the link knows; 0 where nothing is lost or nothing
+    /// measures it.
+    fn loss(&self) -> f64 {
+        0.0
+    }
+
     /// Takes datagrams from the front of the burst until nothing is left or the transport takes no more. Never blocks.
     fn send(&mut self, burst: &mut Burst) -> Result<Sent, LinkClosed>;
 
@@ -254,6 +352,14 @@ pub trait Link: Send + 'static {
         max: usize,
         sink: &mut dyn FnMut(&[u8]),
     ) -> Poll<Result<usize, LinkClosed>>;
+
+    /// What the peer is told from now on with the link's keep-alives; see `MacSums::note`.
+    fn set_note(&mut self, _note: u32) {}
+
+    /// What the peer told with its last one, and when that came.
+    fn note(&self) -> Option<(u32, Instant)> {
+        None
+    }
 
     /// Figures for people and for path choice.
     fn path(&self) -> PathInfo;

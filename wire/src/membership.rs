@@ -1,4 +1,4 @@
-//! Who belongs to a LAN: the records that its key signs, and the messages of `/lanline/admit/1`.
+//! Who belongs to a LAN: the records that its key signs, and the messages of `/lanline/admit/2`.
 //!
 //! A LAN is a key pair; only the node that holds the secret half (its owner) signs. Everything it signs about one
 //! member carries a serial, larger each time, and the record with the largest serial is the truth about that member:
@@ -14,6 +14,7 @@ use crate::{
     codec::{self, DecodeError},
     fault::Fault,
     ids::{LanId, Name, NodeId},
+    settings::LanSettings,
     sign::{Record, Signed},
     units::UnixMillis,
 };
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Protocol id of these messages.
-pub const PROTOCOL: &str = "/lanline/admit/1";
+pub const PROTOCOL: &str = "/lanline/admit/2";
 
 /// Most standings in one message; 256 of at most 360 bytes are 90 KiB.
 pub const MAX_STANDINGS: usize = 256;
@@ -32,8 +33,9 @@ pub const MAX_ADDRS: usize = 8;
 /// Longest address, bytes of text; a relayed QUIC multiaddr over IPv6 with its two peer ids has 195.
 pub const MAX_ADDR_TEXT: usize = 208;
 
-/// Largest message, bytes: [`MAX_STANDINGS`] standings and as many nodes' addresses, all of the largest size.
-pub const MAX_MESSAGE: usize = 544 * 1024;
+/// Largest message, bytes: [`MAX_STANDINGS`] standings, one of them the LAN's settings, and as many nodes' addresses, all
+/// of the largest size.
+pub const MAX_MESSAGE: usize = 548 * 1024;
 
 /// Parts of a LAN's standings that are compared by digest; 2,048 members then fall into parts of about 128, which is
 /// half a message.
@@ -107,13 +109,15 @@ impl Record for Eviction {
     const MAX_BYTES: usize = 256;
 }
 
-/// The LAN's word about one node: in, or out.
+/// The LAN's word about one node: in, or out; or about the whole LAN.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// It belongs.
     In(Signed<Membership>),
     /// It was put out.
     Out(Signed<Eviction>),
+    /// What holds for the whole LAN; at most one in a message.
+    Settings(Signed<LanSettings>),
 }
 
 impl Standing {
@@ -122,6 +126,7 @@ impl Standing {
         match self {
             Self::In(m) => m.digest(),
             Self::Out(e) => e.digest(),
+            Self::Settings(s) => s.digest(),
         }
     }
 }
@@ -165,7 +170,7 @@ pub struct Sync {
     pub addrs: Vec<String>,
 }
 
-/// A call on `/lanline/admit/1`.
+/// A call on `/lanline/admit/2`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdmitCall {
     /// Redeem a ticket.
@@ -198,7 +203,7 @@ pub struct State {
     pub addrs: Vec<PeerAddrs>,
 }
 
-/// An answer on `/lanline/admit/1`.
+/// An answer on `/lanline/admit/2`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdmitReply {
     /// The ticket was good.
@@ -226,7 +231,7 @@ impl AdmitCall {
         match &call {
             Self::Redeem(r) => check_addrs(&r.addrs)?,
             Self::Sync(s) => {
-                check_count("standings", s.push.len(), MAX_STANDINGS)?;
+                check_standings(&s.push)?;
                 check_addrs(&s.addrs)?;
             }
         }
@@ -239,11 +244,11 @@ impl AdmitReply {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let reply: Self = codec::decode(bytes, MAX_MESSAGE)?;
         let (standings, addrs) = match &reply {
-            Self::Admitted(a) => (a.standings.len(), a.addrs.as_slice()),
-            Self::State(s) => (s.standings.len(), s.addrs.as_slice()),
-            Self::Evicted(_) | Self::Refused(_) => (0, &[][..]),
+            Self::Admitted(a) => (a.standings.as_slice(), a.addrs.as_slice()),
+            Self::State(s) => (s.standings.as_slice(), s.addrs.as_slice()),
+            Self::Evicted(_) | Self::Refused(_) => (&[][..], &[][..]),
         };
-        check_count("standings", standings, MAX_STANDINGS)?;
+        check_standings(standings)?;
         check_count("nodes with addresses", addrs.len(), MAX_STANDINGS)?;
         addrs.iter().try_for_each(|a| check_addrs(&a.addrs))?;
         Ok(match reply {
@@ -261,6 +266,12 @@ fn check_count(what: &str, len: usize, cap: usize) -> Result<(), DecodeError> {
     } else {
         Ok(())
     }
+}
+
+fn check_standings(list: &[Standing]) -> Result<(), DecodeError> {
+    check_count("standings", list.len(), MAX_STANDINGS)?;
+    let settings = list.iter().filter(|s| matches!(s, Standing::Settings(_)));
+    check_count("settings of one LAN", settings.count(), 1)
 }
 
 /// Addresses from a peer are short, few and printable; whether they can be dialled is the swarm's matter.
@@ -301,6 +312,22 @@ mod tests {
         }
     }
 
+    /// As large as a signed record of settings can be, to the byte or two.
+    fn largest_settings(key: &NodeKey) -> Signed<LanSettings> {
+        let with = |bytes: usize| LanSettings {
+            lan: lan(key),
+            serial: u64::MAX,
+            issued: UnixMillis(u64::MAX),
+            mtu: Some(u16::MAX),
+            policy: vec![crate::settings::Setting {
+                key: "k".into(),
+                value: "v".repeat(bytes),
+            }],
+        };
+        let fits = (0..=LanSettings::MAX_BYTES).rev();
+        fits.filter_map(|n| Signed::new(&with(n), key).ok()).next().unwrap()
+    }
+
     #[test]
     fn the_largest_records_and_the_largest_message_fit() {
         let key = NodeKey::from_secret(&[1; 32]);
@@ -314,9 +341,11 @@ mod tests {
         };
         assert!(Signed::new(&e, &key).is_ok());
         let addrs = vec!["a".repeat(MAX_ADDR_TEXT); MAX_ADDRS];
+        let mut standings = vec![Standing::In(m); MAX_STANDINGS];
+        standings[0] = Standing::Settings(largest_settings(&key));
         let reply = AdmitReply::State(Box::new(State {
             lan: lan(&key),
-            standings: vec![Standing::In(m); MAX_STANDINGS],
+            standings: standings.clone(),
             buckets: [u64::MAX; BUCKETS],
             addrs: vec![
                 PeerAddrs {
@@ -328,6 +357,8 @@ mod tests {
         }));
         let bytes = codec::encode(&reply).unwrap();
         assert_eq!(AdmitReply::decode(&bytes), Ok(reply));
+        standings[1] = standings[0].clone();
+        assert!(check_standings(&standings).is_err(), "one LAN has one");
     }
 
     #[test]

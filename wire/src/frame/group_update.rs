@@ -32,17 +32,15 @@ pub struct GroupUpdate {
     pub groups: Vec<GroupAdvert>,
     /// The largest L3 packet that all its ports can carry, bytes.
     pub can_mtu: u16,
-    /// What the LAN's MTU is to be, bytes; heeded only from the LAN's owner.
-    pub lan_mtu: u16,
     /// When it was made.
     pub issued: UnixMillis,
 }
 
 impl Record for GroupUpdate {
     const KIND: &'static str = "group-update";
-    const VERSION: u16 = 2;
-    // 256 groups of 3 + 6 bytes, and a head of 32 + 32 + 1 + 2 + 3 + 3 + 10.
-    const MAX_BYTES: usize = MAX_GROUPS * 9 + 83;
+    const VERSION: u16 = 3;
+    // 256 groups of 3 + 6 bytes, and a head of 32 + 32 + 1 + 2 + 3 + 10.
+    const MAX_BYTES: usize = MAX_GROUPS * 9 + 80;
 }
 
 #[cfg(test)]
@@ -63,7 +61,6 @@ mod tests {
             all: true,
             groups: vec![group; MAX_GROUPS],
             can_mtu: u16::MAX,
-            lan_mtu: u16::MAX,
             issued: UnixMillis(u64::MAX),
         };
         let signed = Signed::new(&update, &key).unwrap();

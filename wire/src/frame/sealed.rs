@@ -1,4 +1,4 @@
-//! The sealed datagram: what a direct link puts on the wire, and its own messages inside.
+//! The sealed datagram: what a link puts on the wire.
 
 use crate::link::{SEAL_HEAD, SEAL_TAIL};
 
@@ -8,14 +8,6 @@ pub const SEALED_FIRST: u8 = 0x08;
 /// See [`SEALED_FIRST`]; of the other bits, 4 marks a message of the link's own, 2 is the cipher, 0 to 1 are the epoch.
 pub const SEALED_MASK: u8 = 0xe8;
 const MESSAGE: u8 = 0x10;
-/// Most arrival samples in one report.
-pub const MAX_SAMPLES: usize = 16;
-/// Arrival times are reported of datagrams whose counter is a multiple of this.
-pub const SAMPLE_EVERY: u64 = 16;
-
-const KIND_REPORT: u8 = 1;
-const KIND_PROBE: u8 = 2;
-const KIND_PROBE_ACK: u8 = 3;
 
 /// How a sealed datagram's payload is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,119 +75,13 @@ impl SealHead {
     }
 }
 
-/// What a receiver saw, told to the sender while datagrams come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PathReport {
-    /// Highest counter that was opened.
-    pub newest: u64,
-    /// Time from its arrival to this report, us.
-    pub held_us: u32,
-    /// Datagrams opened since the session began.
-    pub datagrams: u64,
-    /// Their bytes as UDP payload.
-    pub bytes: u64,
-    /// Longest UDP payload since the last report, bytes.
-    pub largest: u16,
-    /// (counter, arrival on the receiver's clock in us) of datagrams that came since the last report, at most
-    /// [`MAX_SAMPLES`]; only counters that are multiples of [`SAMPLE_EVERY`].
-    pub samples: Vec<(u64, u64)>,
-}
-
-/// A message of the link's own, inside the seal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathMessage {
-    /// What came.
-    Report(PathReport),
-    /// "Say that this came": path MTU discovery (RFC 8899). The datagram is padded to the size that is tried.
-    Probe(u32),
-    /// It came.
-    ProbeAck(u32),
-}
-
-impl PathMessage {
-    /// Appends it.
-    pub fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Report(r) => {
-                out.push(KIND_REPORT);
-                out.extend_from_slice(&r.newest.to_be_bytes());
-                out.extend_from_slice(&r.held_us.to_be_bytes());
-                out.extend_from_slice(&r.datagrams.to_be_bytes());
-                out.extend_from_slice(&r.bytes.to_be_bytes());
-                out.extend_from_slice(&r.largest.to_be_bytes());
-                for (counter, at) in r.samples.iter().take(MAX_SAMPLES) {
-                    out.extend_from_slice(&counter.to_be_bytes());
-                    out.extend_from_slice(&at.to_be_bytes());
-                }
-            }
-            Self::Probe(token) => {
-                out.push(KIND_PROBE);
-                out.extend_from_slice(&token.to_be_bytes());
-            }
-            Self::ProbeAck(token) => {
-                out.push(KIND_PROBE_ACK);
-                out.extend_from_slice(&token.to_be_bytes());
-            }
-        }
-    }
-
-    /// Reads it from a datagram's plaintext; `None` if it is no message of a known kind, or cut short.
-    pub fn read(plain: &[u8]) -> Option<Self> {
-        let [kind, rest @ ..] = plain else {
-            return None;
-        };
-        let mut r = Reader(rest);
-        match *kind {
-            KIND_REPORT => {
-                let mut report = PathReport {
-                    newest: r.u64()?,
-                    held_us: r.u32()?,
-                    datagrams: r.u64()?,
-                    bytes: r.u64()?,
-                    largest: r.u16()?,
-                    samples: Vec::new(),
-                };
-                while let (true, Some(counter)) = (report.samples.len() < MAX_SAMPLES, r.u64()) {
-                    report.samples.push((counter, r.u64()?));
-                }
-                Some(Self::Report(report))
-            }
-            KIND_PROBE => r.u32().map(Self::Probe),
-            KIND_PROBE_ACK => r.u32().map(Self::ProbeAck),
-            _ => None,
-        }
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*head)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_be_bytes)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     #[test]
-    fn heads_and_messages_come_back() {
+    fn heads_come_back() {
         for cipher in [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305] {
             let head = SealHead {
                 message: true,
@@ -211,38 +97,12 @@ mod tests {
             d[0] |= 0x40;
             assert_eq!(SealHead::read(&d), None, "QUIC's fixed bit");
         }
-        let report = PathReport {
-            newest: 1 << 40,
-            held_us: 7,
-            datagrams: 9,
-            bytes: 10,
-            largest: 1_472,
-            samples: vec![(16, 5), (32, 6)],
-        };
-        for m in [
-            PathMessage::Report(report),
-            PathMessage::Probe(5),
-            PathMessage::ProbeAck(u32::MAX),
-        ] {
-            let mut out = Vec::new();
-            m.put(&mut out);
-            assert_eq!(PathMessage::read(&out), Some(m.clone()));
-            for cut in 1..out.len() {
-                let whole_samples = matches!(m, PathMessage::Report(_)) && cut >= 31 && (cut - 31) % 16 < 8;
-                assert_eq!(PathMessage::read(&out[..cut]).is_some(), whole_samples, "{cut}");
-            }
-            out.extend_from_slice(&[0; 3]);
-            assert_eq!(PathMessage::read(&out), Some(m), "padding is ignored");
-        }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = SealHead::read(&bytes);
-            if let Some(PathMessage::Report(r)) = PathMessage::read(&bytes) {
-                prop_assert!(r.samples.len() <= MAX_SAMPLES);
-            }
         }
     }
 }

@@ -17,13 +17,17 @@
 //! | [`ImageId`](crate::ImageId) | the header's encoding, which holds the [`TableId`] | [`IMAGE_CONTEXT`] |
 
 mod manifest;
+mod name;
 pub mod swarm;
+mod warm;
 
 pub use manifest::{
     Field, Header, Kind, Layout, Manifest, ManifestBuilder, ManifestError, Part, PartSize, PieceIndex, SegmentIndex,
     decode_segment, encode_segment, image_id, segment_id, table_id,
 };
+pub use name::{CLOCK_SLACK, Compared, NAME_LIFE, NameRecord, SignedName, compare};
 pub use swarm::{Blob, Encoding, Lane, Message, Range, Refusal, SwarmError, decode_message, encode_message};
+pub use warm::{MAX_WARM_BYTES, WARM_FIELD, Warm};
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::LazyLock};

@@ -10,12 +10,20 @@
 //!                                  <-     HaveAll | HaveBits.. (what it has now), then Have/Lost whenever that changes
 //! GetHeader / GetTable / GetSegment ->
 //!                                  <-     Header / Table / Segment, or Absent
+//! GetNames                         ->
+//!                                  <-     Names{records}: signed, versioned
+//! GetLists{indices}                ->
+//!                                  <-     Lists{indices, lists}: sixteen page ids of each piece
 //! Want{index, pages, lane}..       ->
 //!                                  <-     Piece{index, ..}  or  NotHave{index}
 //! Cancel{index}                    ->     (an answer already under way may still come)
+//! GetProfile                       ->
+//!                                  <-     Profile{bytes}
+//! Report{bytes}                    ->
 //!                                  <-     Choke: all open wants are dropped; Unchoke: ask again
 //! ```
 
+use super::name::SignedName;
 use super::{MAX_HEADER_BYTES, MAX_SEGMENT_BYTES, PIECE_BYTES, PIECE_PAGES, SegmentId};
 use crate::{ImageId, codec};
 use serde::{Deserialize, Serialize, de};
@@ -33,6 +41,14 @@ pub const MAX_RANGES: usize = 512;
 pub const MAX_BITS_BYTES: usize = 32 << 10;
 /// Most segment ids of one `Table`: 32 KiB, 64 GiB of image.
 pub const MAX_TABLE_IDS: usize = 1_024;
+/// Largest boot profile: a count of four bytes, and 8,192 touches of eight.
+pub const MAX_PROFILE_BYTES: usize = 4 + 8 * 8_192;
+/// Most pieces of one `GetLists`: the answer is 32 KiB.
+pub const MAX_LISTS: usize = 64;
+/// Most records of one `Names`.
+pub const MAX_NAMES: usize = 16;
+/// Bytes of a piece's page list.
+pub const LIST_BYTES: usize = 32 * PIECE_PAGES;
 /// All sixteen pages.
 pub const ALL_PAGES: u16 = u16::MAX;
 
@@ -246,6 +262,37 @@ pub enum Message {
     Unchoke,
     /// The session ends in peace.
     Bye,
+    /// Asks for the boot profile.
+    GetProfile,
+    /// The boot profile as the answering side knows it, and one vote of its node; empty if it knows none.
+    Profile {
+        /// At most 65,540 bytes; the shape is the `images` crate's.
+        bytes: Blob,
+    },
+    /// What a boot at the asking side read: its node's vote, unasked.
+    Report {
+        /// As in `Profile`.
+        bytes: Blob,
+    },
+    /// Asks for page lists, to fetch only the pages that another image here does not have.
+    GetLists {
+        /// 1 to 64 pieces.
+        indices: Vec<u32>,
+    },
+    /// Page lists of those that are here; each is checked against its piece's id.
+    Lists {
+        /// Of which pieces; those asked for and not named here are not here.
+        indices: Vec<u32>,
+        /// 512 bytes for each.
+        lists: Blob,
+    },
+    /// Asks what the image is called, by signed records.
+    GetNames,
+    /// Signed records that name the image, as they are known here; see `image::NameRecord`.
+    Names {
+        /// At most 16; whoever reads one checks its signature, its end and that it goes not back.
+        records: Vec<SignedName>,
+    },
 }
 
 /// Why bytes are not a message.
@@ -290,6 +337,13 @@ impl Message {
                 )
             }
             Self::Want { pages, .. } => (*pages != 0, "want"),
+            Self::Profile { bytes } | Self::Report { bytes } => (bytes.0.len() <= MAX_PROFILE_BYTES, "profile"),
+            Self::Names { records } => (records.len() <= MAX_NAMES, "names"),
+            Self::GetLists { indices } => ((1..=MAX_LISTS).contains(&indices.len()), "get-lists"),
+            Self::Lists { indices, lists } => (
+                indices.len() <= MAX_LISTS && lists.0.len() == LIST_BYTES * indices.len(),
+                "lists",
+            ),
             Self::Piece { pages, list, bytes, .. } => {
                 let list_ok = list.0.is_empty() || list.0.len() == 32 * PIECE_PAGES;
                 (
