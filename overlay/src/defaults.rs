@@ -7,12 +7,11 @@ use std::time::Duration;
 /// First guess of a path's round trip. quinn's 333 ms makes a lost first packet, usual while a hole is punched, cost a
 /// second; 100 ms measured 307 ms to punch against 1,006 ms.
 pub const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// Keep-alive of QUIC connections: well under the 30 s after which common NATs forget a UDP mapping.
-pub const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// A control connection that heard nothing for so long is dead.
-pub const CONTROL_IDLE: Duration = Duration::from_secs(30);
-/// A frame connection that heard nothing for so long is dead: three keep-alives, so that frames move to another path soon.
+/// A link that hears nothing from its peer for so long, by any path, though it asks, is dead: ten lost pings on each path.
 pub const LINK_IDLE: Duration = Duration::from_secs(15);
+/// A QUIC connection without packets for so long is forgotten. Nothing is sent by QUIC itself to keep one: of a control
+/// connection [`keep`] decides, and a frame connection is there to say goodbye and to be reset by a peer that started anew.
+pub const QUIC_IDLE: Duration = Duration::from_secs(24 * 3600);
 /// Longest QUIC handshake; libp2p's own figure, and DCUtR counts on it.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Inbound handshakes at once; more wait in no queue but are refused. 64 cost about 80 ms of CPU (1.2 ms each, measured).
@@ -40,14 +39,31 @@ pub const CONNECTION_WINDOW: u32 = 15_000_000;
 pub const MAX_STREAMS: u32 = 256;
 /// Hole punches under way at once.
 pub const MAX_PUNCHES: usize = 64;
+/// Hole punches to one IP address at once: homes behind one carrier's address, and a victim's share of what can be asked.
+pub const MAX_PUNCHES_PER_IP: usize = 8;
 /// How long a punch waits for the peer's connection; DCUtR tries three times.
 pub const PUNCH_FOR: Duration = HANDSHAKE;
 /// Bytes of one punch packet: random, so that nothing takes it for a protocol.
 pub const PUNCH_BYTES: usize = 64;
 /// Shortest and longest pause between punch packets, milliseconds; random, so that the two sides do not stay in step.
 pub const PUNCH_PAUSE_MS: (u64, u64) = (10, 200);
-/// How often the machine's addresses are looked at.
-pub const ADDRESS_SCAN: Duration = Duration::from_secs(2);
+/// How often the machine's addresses are looked at: of the two seconds that a change of network may cost, a quarter.
+pub const ADDRESS_SCAN: Duration = Duration::from_millis(500);
+
+/// Relays are tried for a peer that has not answered so long: a QUIC handshake across an ocean takes as long.
+pub const RELAYS_AFTER: Duration = Duration::from_millis(500);
+/// Dials to one peer beside the first: relays, and addresses that came in meanwhile.
+pub const SIDE_DIALS: usize = 4;
+/// While nobody is connected, what is being dialled is dialled once more after this.
+pub const AGAIN_ALONE: Duration = Duration::from_secs(1);
+/// While nobody is connected, so many targets are dialled without growing pauses.
+pub const ALONE: usize = 3;
+/// For how long that is: some 50 kB/s on a dead line.
+pub const ALONE_FOR: Duration = Duration::from_secs(120);
+/// First and longest pause before UDP is tried again to a peer that answers over TCP alone.
+pub const UDP_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
+/// How long the end waits for the router to take its port mapping back.
+pub const UNMAP_FOR: Duration = Duration::from_millis(500);
 
 /// Commands that wait for the swarm.
 pub const COMMANDS: usize = 256;
@@ -63,6 +79,10 @@ pub const OPENING_STREAMS: usize = 64;
 pub const WAITERS: usize = 256;
 /// Longest time to connect to a peer, all ways tried.
 pub const CONNECT_FOR: Duration = Duration::from_secs(20);
+/// How long a stream that this node finished is read on for the peer's agreement to its protocol: a few round trips.
+pub const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Bytes of that: an agreement has two lines of multistream-select, of at most 140 bytes each.
+pub const LAST_WORDS_BYTES: usize = 1_024;
 /// Longest negotiation of a stream's protocol.
 pub const OPEN_FOR: Duration = Duration::from_secs(10);
 /// Largest message of `request` and `serve`, bytes.
@@ -87,8 +107,16 @@ pub const IDLE: Duration = Duration::from_secs(60);
 /// Lanline nodes that are no members whose idle connections stay up all the same: they may have no other way in. An idle
 /// connection costs 17 B/s and 85 kB (measured).
 pub const KEPT_STRANGERS: usize = 64;
-/// Interval of pings, which feed round trips.
-pub const PING: Duration = Duration::from_secs(15);
+/// Interval of pings over TCP and circuits, which notice the end of a connection and keep its mapping; QUIC needs none.
+pub const PING: Duration = Duration::from_secs(60);
+/// The same over QUIC: a year, in fact none but the first.
+pub const PING_QUIC: Duration = Duration::from_secs(365 * 86_400);
+/// identify says everything again after this; what changes is pushed at once, and it says it with each new connection.
+pub const IDENTIFY_EVERY: Duration = Duration::from_secs(6 * 3_600);
+/// mDNS asks again after this: a node that comes asks by itself, and all hear the answers.
+pub const MDNS_EVERY: Duration = Duration::from_secs(3_600);
+/// How long mDNS answers hold.
+pub const MDNS_TTL: Duration = Duration::from_secs(2 * 3_600);
 /// Peers whose properties are kept while connected; above all limits together.
 pub const MAX_PEERS: usize = 4_096;
 /// Protocols and addresses taken from one identify message.
@@ -108,13 +136,17 @@ pub const KAD_PARALLELISM: usize = 8;
 pub const KAD_QUERY: Duration = Duration::from_secs(3);
 /// Kademlia: longest exchange with one peer; the stock 10 s lets a few dead peers stall a lookup.
 pub const KAD_SUBSTREAM: Duration = Duration::from_millis(1_200);
-/// Kademlia: table refresh.
-pub const KAD_REFRESH: Duration = Duration::from_secs(600);
+/// Kademlia: table refresh. A peer that connects is entered at once, so a small mesh needs none; a round in one of 20 costs
+/// some 20 kB.
+pub const KAD_REFRESH: Duration = Duration::from_secs(3_600);
 /// Lookups that callers may have under way.
 pub const KAD_QUERIES: usize = 64;
 
 /// Relays that a node without a public address keeps a reservation with: one may go away.
 pub const RELAYS: usize = 2;
+/// Pause before a member whose direct control connection is silent is dialled again where its frames go, doubled up to the
+/// second.
+pub const AROUND: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// Relays tried for a peer that nothing else reaches.
 pub const RELAY_GUESSES: usize = 3;
 /// A relay that refused is asked again after this time.
@@ -130,10 +162,111 @@ pub const CIRCUITS: usize = 64;
 /// Circuits relayed at once for one peer.
 pub const CIRCUITS_PER_PEER: usize = 8;
 
-/// Payload of a link that runs over a stream: a full segment, so that the tunnel cuts as it does on UDP.
-pub const STREAM_LINK_PAYLOAD: usize = 1_400;
-/// Bytes that wait to be written to a stream link before new ones are dropped: 100 ms at 20 Mb/s.
-pub const STREAM_LINK_QUEUE: usize = 256 * 1024;
+/// Largest datagram that a stream carries, bytes: what UDP carries on Ethernet, so that the tunnel cuts as it does there.
+pub const STREAM_DATAGRAM: usize = 1_500;
+/// Bytes that wait for a stream before the sender is told to wait: 100 ms at 20 Mb/s.
+pub const STREAM_QUEUE: usize = 256 * 1024;
+/// Bytes written to a stream at once: what waits below it no longer counts its age, so it is short.
+pub const STREAM_WRITE: usize = 16 * 1024;
+/// What waited longer for a stream is dropped: a telephone call is better off without it, and TCP sends again anyway.
+pub const STREAM_LATE: Duration = Duration::from_millis(200);
+/// A stream that carried nothing for so long ends: three keep-alives of a link over it.
+pub const STREAM_IDLE: Duration = Duration::from_secs(120);
+/// How long a stream's goodbye may take.
+pub const STREAM_CLOSE: Duration = Duration::from_secs(1);
+/// Carriers of this node: as many as connections from strangers.
+pub const CARRIERS: usize = 256;
+/// Carriers to one peer: channels that both sides asked for when the path between them failed, and streams each way.
+pub const CARRIERS_PER_PEER: usize = 2 * RELAY_WAYS + 4;
+/// Tasks that wait for room on one carrier: a link's, and those of relayed links over it.
+pub const CARRIER_WAITERS: usize = 64;
+/// QUIC packets that came by carriers and wait for quinn: some handshakes.
+pub const CARRIED_QUIC: usize = 256;
+/// Relaying for others, all together, bytes a second: 20 Mb/s, a good part of a home's uplink; the owner may say otherwise.
+pub const RELAY_BYTES_PER_S: u64 = 2_500_000;
+/// Relaying for others, all together, bytes a month: 100 GB, a tenth of common caps.
+pub const RELAY_BYTES_PER_MONTH: u64 = 100_000_000_000;
+/// One stranger's share where the owner lends to anyone, bytes a second: 1 Mb/s, enough for a terminal.
+pub const RELAY_STRANGER_BYTES_PER_S: u64 = 125_000;
+/// All strangers' share, however many they say they are, bytes a second: 4 Mb/s.
+pub const RELAY_STRANGERS_BYTES_PER_S: u64 = 500_000;
+/// A bucket holds at least so much: four of the longest segmented sends, which pass whole or not at all.
+pub const RELAY_BURST: u64 = 4 * 65_536;
+/// What counts as a month: 30 days, of no one's calendar.
+pub const RELAY_MONTH: Duration = Duration::from_secs(30 * 86_400);
+/// Channels that pass through this node: a LAN of 20 that all need relays has 190 pairs.
+pub const RELAY_CHANNELS: usize = 512;
+/// Channels of one node through this one: two to each member of a LAN of 32.
+pub const RELAY_CHANNELS_PER_NODE: usize = 64;
+/// Channels of strangers through this node.
+pub const RELAY_STRANGER_CHANNELS: usize = 32;
+/// Channels of one stranger through this node.
+pub const RELAY_CHANNELS_PER_STRANGER: usize = 4;
+/// Tenants whose buckets are remembered without a channel.
+pub const RELAY_TENANTS: usize = 1_024;
+/// Addresses at which one end is believed to be: its connections' (at most five), and streams.
+pub const RELAY_PLACES: usize = 8;
+/// A channel that nobody renews ends after this time; renewed three times in it, which costs 2 B/s. An end that knows that it
+/// needs it no more closes it.
+pub const RELAY_CHANNEL_FOR: Duration = Duration::from_secs(900);
+/// Channels kept to a peer without a direct path: one relay may die, and frames must move on within 3 s.
+pub const RELAY_WARM: usize = 2;
+/// Channels open to one peer beyond which no detour is asked for: a round of those that were drawn, and what is kept warm.
+pub const RELAY_WAYS: usize = detour::ROUND + RELAY_WARM;
+/// A channel that neither end used for so long is closed, unless it is one of those kept warm: a detour that was tried in
+/// vain, or is needed no more.
+pub const RELAY_UNUSED: Duration = Duration::from_secs(90);
+/// Peers for which relays are sought at once.
+pub const RELAY_WANTS: usize = 256;
+/// Relays known at once.
+pub const RELAY_OFFERS: usize = 64;
+/// A relay that refused for a peer is asked again for that peer after this time.
+pub const RELAY_ASK_AGAIN: Duration = Duration::from_secs(10);
+/// Pause after a channel that was refused or lived shortly, doubled each time up to the second.
+pub const RELAY_BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// A channel that ends sooner than this after it began counts as a failure.
+pub const RELAY_CALM: Duration = Duration::from_secs(10);
+/// Failures count together if no more time than this lies between them.
+pub const RELAY_FORGIVEN: Duration = Duration::from_secs(60);
+/// Channels that were closed before the answer that names them came: as many as can be asked for at once of one relay.
+pub const RELAY_CLOSED: usize = 64;
+/// Of two peers the one with the higher id asks this much later, so that not both do.
+pub const RELAY_YIELD: Duration = Duration::from_secs(3);
+/// Channels outlive their use by this time: a path that just came may go again.
+pub const RELAY_LINGER: Duration = Duration::from_secs(30);
+/// A relay whose round trip nobody measured counts as this far away.
+pub const RELAY_RTT_UNKNOWN: Duration = Duration::from_millis(300);
+/// How long a voucher runs: over a restart, an update, a night.
+pub const RELAY_VOUCHER_FOR: Duration = Duration::from_secs(86_400);
+/// Other relays that a relay asks for a way to a node that it does not know.
+pub const RELAY_NEXT: usize = 3;
+/// An unknown channel that is used for so long makes its user be told. What was asked for or is being set up is used earlier
+/// than its number is known here: datagrams overtake the answer.
+pub const RELAY_STRAY: Duration = Duration::from_secs(1);
+/// Unknown channels whose users are told: a made-up flood of them costs no more than that.
+pub const RELAY_UNKNOWN: usize = 64;
+/// Longest answer of a relay or of a far end.
+pub const RELAY_ANSWER: Duration = Duration::from_secs(5);
+/// How often relays, places and needs are looked at.
+pub const RELAY_LOOK: Duration = Duration::from_millis(500);
+/// An address to which a peer's connection moved is used for relaying only after it stayed so long: by then QUIC has
+/// validated it, or gone back (RFC 9000 §8.2.4).
+pub const RELAY_SETTLED: Duration = Duration::from_secs(1);
+/// Channels to this node from nodes that are no members (a membership may be under way).
+pub const RELAY_STRANGER_ENDS: usize = 8;
+/// How long a new link waits for a relay before it takes a circuit.
+pub const RELAY_WAIT: Duration = Duration::from_secs(5);
+/// How long it waits for an answer through one of them: a handshake of three round trips of half a second.
+pub const RELAY_TRY: Duration = Duration::from_millis(1_500);
+/// How often what was carried this month is written down, if it changed.
+pub const RELAY_WRITE: Duration = Duration::from_secs(60);
+/// What an idle member of a LAN of 20 may cost in a day, both ways, bytes of IP: 10 MB. The links' keep-alives (or, without
+/// links, those of control connections), the rounds of membership, all of discovery where every member lends its machine, and
+/// what comes daily or hourly: identify, ARP, mDNS. docs/testing.md has the table.
+pub const IDLE_DAY: [u64; 4] = [8_300_000, 300_000, 700_000, 700_000];
+/// What a call costs on the wire besides its bytes and its reply's, both ways together: stream negotiation (95 bytes), five packets
+/// with 49 bytes of IPv4, UDP and QUIC each, and acknowledgements. Counted in the lab: 344 bytes, and 387 where one more comes.
+pub const AROUND_A_CALL: u64 = 400;
 /// Links from peers that are no members yet (a membership may be under way); members are not counted.
 pub const STRANGER_LINKS: usize = 8;
 
@@ -147,10 +280,13 @@ pub const BOOK_BYTES: u64 = 1024 * 1024;
 pub const BOOK_DEBOUNCE: Duration = Duration::from_secs(2);
 /// With fewer connected peers than this, remembered ones are dialled.
 pub const NEIGHBOURS: usize = 8;
-/// First and longest pause before a member or a bootstrap is dialled again.
-pub const REDIAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// First and longest pause before a member or a bootstrap is dialled again: one that comes back dials by itself, and a dial in
+/// vain costs some 20 kB.
+pub const REDIAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1_800));
+/// The longest while there is no neighbour at all.
+pub const REDIAL_ALONE: Duration = Duration::from_secs(60);
 /// Longest pause before a remembered peer is dialled again.
-pub const REDIAL_REMEMBERED: Duration = Duration::from_secs(300);
+pub const REDIAL_REMEMBERED: Duration = Duration::from_secs(1_800);
 /// Dials that the redialler has under way at once.
 pub const REDIALS_AT_ONCE: usize = 16;
 
@@ -168,6 +304,10 @@ pub const LANS_MAX: usize = 32;
 pub const STANDINGS_MAX: usize = 2_048;
 /// How often a member compares its records with others': three rounds fit into the 60 s in which an eviction must act.
 pub const SYNC_EVERY: Duration = Duration::from_secs(20);
+/// Rounds without news after which the pauses grow: a lost push is found out in one of them.
+pub const SYNC_CALM_AFTER: u32 = 3;
+/// Longest pause between two rounds without news: a round costs about a kilobyte with each member asked.
+pub const SYNC_CALM_MAX: Duration = Duration::from_secs(640);
 /// Members asked in one round, the owner first: what one did not hear in a round is known to two others.
 pub const SYNC_PARTNERS: usize = 3;
 /// Members told at once when this node itself signed something.
@@ -223,6 +363,12 @@ pub const GRANTS_HELD_MAX: usize = 1_024;
 pub const GRANTS_HELD_PER_HOST: usize = 4;
 /// How long a grant is listed after it ended.
 pub const GRANT_KEEP: Duration = Duration::from_secs(30 * 86_400);
+
+pub mod detour;
+pub mod keep;
+pub mod nat;
+pub mod paths;
+pub mod rendezvous;
 
 /// The governor of a link's rate ([`crate::pace`]). Delays are in seconds, rates in bytes a second.
 pub mod pace {

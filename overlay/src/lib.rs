@@ -14,14 +14,21 @@
 )]
 
 pub mod admission;
+pub mod carrier;
 pub mod defaults;
+pub mod detour;
 pub mod grant;
 pub mod io;
+pub mod keep;
 pub mod membership;
+pub mod nat;
 pub mod pace;
 pub mod path;
+pub mod paths;
 pub mod peer_book;
 pub mod punch;
 pub mod redial;
+pub mod relay;
+pub mod rendezvous;
 pub mod sealed;
 pub mod ticket;

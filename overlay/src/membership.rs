@@ -10,7 +10,7 @@
 //! [`LanState`] keeps the records ([`wire::membership`]) of each LAN and spreads them. Only the owner signs; every
 //! member relays, so members find each other and hear of evictions with the owner away. A change is pushed at once
 //! ([`PUSH_OWN`] or [`PUSH_HEARD`] members); every [`SYNC_EVERY`] a member compares digests with [`crate::defaults::SYNC_PARTNERS`]
-//! others, so that a lost push costs two or three rounds. A membership that runs out ends by each member's own timer.
+//! others, so that a lost push costs two or three rounds; while nothing is new, less and less often. A membership that runs out ends by each member's own timer.
 //!
 //! Driving it: after any `handle_*` call poll [`LanState::poll_event`] and [`LanState::poll_transmit`] until `None`,
 //! and if [`LanState::revision`] moved, make [`LanState::export`] durable before an answer is sent or a result shown.
@@ -26,7 +26,7 @@ pub use saved::SavedError;
 pub(crate) use sync::refused;
 
 use crate::{
-    defaults::{CALL_DEADLINE, MEMBERSHIP_TTL, MEMBERSHIP_TTL_MIN, PUSH_HEARD, PUSH_OWN, SYNC_EVERY},
+    defaults::{CALL_DEADLINE, MEMBERSHIP_TTL, MEMBERSHIP_TTL_MIN, PUSH_HEARD, PUSH_OWN, SYNC_CALM_MAX, SYNC_EVERY},
     ticket::TicketBook,
 };
 pub(crate) use lan::Lan;
@@ -39,6 +39,7 @@ use std::{
 use wire::{
     LanId, Name, NodeId, Signed, UnixMillis,
     membership::{Eviction, MAX_ADDRS, MAX_STANDINGS, Membership, Role, Standing},
+    settings::{LanSettings, Setting},
 };
 
 /// Both clocks at one instant: timers run by the first, records end by the second.
@@ -121,6 +122,11 @@ pub enum LanEvent {
         lan: LanId,
         /// Why.
         why: Lost,
+    },
+    /// What the owner set for the whole LAN changed; see [`LanState::settings`].
+    SettingsChanged {
+        /// The LAN.
+        lan: LanId,
     },
     /// Where a member can be dialled, as told by itself or by another member.
     Addresses {
@@ -222,10 +228,19 @@ impl LanState {
         self.revision += 1;
     }
 
-    /// This node's own dial addresses, told to members; at most [`MAX_ADDRS`] are.
-    pub fn set_addrs(&mut self, addrs: Vec<String>) {
+    /// This node's own dial addresses, told to members, some of them at once if they changed; at most [`MAX_ADDRS`] are.
+    pub fn set_addrs(&mut self, now: Now, mut addrs: Vec<String>) {
+        addrs.truncate(MAX_ADDRS);
+        let set = |list: &[String]| list.iter().cloned().collect::<BTreeSet<_>>();
+        let same = set(&addrs) == set(&self.my_addrs);
         self.my_addrs = addrs;
-        self.my_addrs.truncate(MAX_ADDRS);
+        if same {
+            return;
+        }
+        self.now = now;
+        for id in self.lans.keys().cloned().collect::<Vec<_>>() {
+            self.spread(&id, &BTreeSet::new(), None, PUSH_HEARD);
+        }
     }
 
     pub(crate) fn my_addrs(&self) -> &[String] {
@@ -312,7 +327,32 @@ impl LanState {
         out
     }
 
+    /// What the owner set for the whole LAN, if it ever did.
+    pub fn settings(&self, lan: &LanId) -> Option<LanSettings> {
+        self.lans.get(lan)?.settings().cloned()
+    }
+
     // ---- records ----
+
+    /// Signs settings for the whole LAN, in place of all that were set before, and tells members. `Ok(false)`: this node
+    /// does not hold the LAN's key.
+    pub fn set_settings(
+        &mut self,
+        now: Now,
+        id: &LanId,
+        mtu: Option<u16>,
+        policy: Vec<Setting>,
+    ) -> Result<bool, StandingError> {
+        self.now = now;
+        let me = self.config.me;
+        let Some(lan) = self.lans.get_mut(id).filter(|l| l.key.is_some()) else {
+            return Ok(false);
+        };
+        if let Some(subject) = lan.sign_settings(me, now.wall, mtu, policy)? {
+            self.spread_own(id, subject);
+        }
+        Ok(true)
+    }
 
     /// Takes a membership from anyone: `Ok(true)` if it changed something.
     pub fn handle_membership(&mut self, now: Now, record: Signed<Membership>) -> Result<bool, StandingError> {
@@ -369,6 +409,7 @@ impl LanState {
         } else {
             changed
         };
+        self.schedule(id).stir(now.at);
         self.schedule(id).push(now.at, &peers, subjects, except, count);
     }
 
@@ -422,10 +463,13 @@ impl LanState {
             let Some(lan) = self.lans.get_mut(&id) else { continue };
             let pruned = lan.prune(me, now.wall);
             let (peers, owner) = (lan.peers(me, now.wall), lan.owner());
+            // Often enough that a membership is renewed in time.
+            let left = lan.membership(now.wall, me).map(|m| m.expires.since(now.wall));
+            let slowest = left.map_or(SYNC_CALM_MAX, |d| (d / 8).min(SYNC_CALM_MAX));
             if pruned {
                 self.touch();
             }
-            self.schedule(&id).start_round(now.at, &peers, owner);
+            self.schedule(&id).start_round(now.at, &peers, owner, slowest);
         }
     }
 
@@ -464,6 +508,11 @@ impl LanState {
                 lan.belonged = true;
                 return Some(LanEvent::Joined { lan: lan.id.clone() });
             }
+            let set = lan.settings().map_or(0, |s| s.serial);
+            if belongs && set != lan.settings_told {
+                lan.settings_told = set;
+                return Some(LanEvent::SettingsChanged { lan: lan.id.clone() });
+            }
             let peers = lan.peers(me, now);
             if peers != lan.reported {
                 let added = peers.difference(&lan.reported).copied().collect();
@@ -493,6 +542,8 @@ impl LanState {
     }
 }
 
+#[cfg(test)]
+mod settings_tests;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

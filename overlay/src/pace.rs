@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! Open --(queue above ENGAGE in two reports running)--> Paced --(demand below the rate for RELEASE)--> Open
+//!                                                       Paced --(no delays told for RELEASE)--> Open
 //!                                                       Paced --(less sent, same queue: not ours)--> Open for HOLD
 //! ```
 //!
@@ -246,6 +247,16 @@ impl Governor {
         self.unanswered = None;
         self.last_report = Some(now);
         self.decide(now, queue, share);
+    }
+
+    /// The far end is there and cannot tell delays: its processor was busy. A limit stays as it is, for [`RELEASE`].
+    pub fn handle_mute(&mut self, now: Instant) {
+        self.unanswered = None;
+        let since = *self.last_report.get_or_insert(now);
+        if matches!(self.mode, Mode::Paced(_)) && now.saturating_duration_since(since) >= RELEASE {
+            tracing::debug!("link is no longer paced: the far end tells no delays");
+            self.mode = Mode::Open { high: 0, hold: None };
+        }
     }
 
     /// Bytes that may go now; `usize::MAX` while the link is not limited. A frame may overshoot: it is paid for later.

@@ -1,6 +1,7 @@
 //! What an address says: where it leads, whether it may be dialled or told to others, and which of several
 //! connections to a peer is the best.
 
+use crate::carrier;
 use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, multiaddr::Protocol};
 use std::{
     collections::BTreeSet,
@@ -45,6 +46,13 @@ pub fn route(addr: &Multiaddr) -> Option<Route> {
             _ => {}
         }
     }
+    if is_carried(addr) {
+        return Some(Route {
+            kind: PathKind::Relayed,
+            relay: None,
+            socket: None,
+        });
+    }
     let quic = addr.iter().any(|p| p == Protocol::QuicV1);
     let tcp = addr.iter().any(|p| matches!(p, Protocol::Tcp(_)));
     let kind = match (quic, tcp) {
@@ -71,6 +79,16 @@ pub fn route_of(point: &ConnectedPoint) -> Option<Route> {
             _ => route(send_back_addr),
         },
     }
+}
+
+/// Whether an address is a virtual one of this node's: QUIC inside a relay's channel ([`carrier`]).
+pub fn is_carried(addr: &Multiaddr) -> bool {
+    socket_of(addr).is_some_and(carrier::is_virtual)
+}
+
+/// Whether an address is one of WebSocket's.
+pub fn is_web(addr: &Multiaddr) -> bool {
+    addr.iter().any(|p| matches!(p, Protocol::Ws(_)))
 }
 
 /// IP and port at the front of an address.
@@ -215,7 +233,7 @@ pub fn usable(addr: &Multiaddr, peer_is_local: bool, excluded: &Prefixes) -> boo
     match ip_of(addr) {
         None => true,
         Some(ip) if ip.is_loopback() => peer_is_local,
-        Some(ip) if ip.is_unspecified() || ip.is_multicast() => false,
+        Some(ip) if ip.is_unspecified() || ip.is_multicast() || carrier::is_virtual_ip(ip) => false,
         Some(IpAddr::V4(ip)) => !ip.is_broadcast(),
         Some(IpAddr::V6(ip)) => !ip.is_unicast_link_local(),
     }
@@ -242,6 +260,32 @@ pub fn is_public(ip: IpAddr) -> bool {
             a.segments()[0] & 0xe000 == 0x2000 && !(a.segments()[0] == 0x2001 && a.segments()[1] == 0x0db8)
         }
     }
+}
+
+/// Whether an IP is of a network that many have: RFC 1918, RFC 4193, and a carrier's own (RFC 6598).
+pub fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(a) => {
+            a.is_private() || a.is_link_local() || (a.octets()[0] == 100 && (64..128).contains(&a.octets()[1]))
+        }
+        IpAddr::V6(a) => a.is_unique_local() || a.is_unicast_link_local(),
+    }
+}
+
+/// The same addresses, so that the first few hold the best of every kind: whoever cuts the list short, as a ticket does,
+/// keeps a way in for a peer without IPv6, without IPv4, and without UDP. Inside each round the order stays.
+pub fn diverse(addrs: Vec<Multiaddr>) -> Vec<Multiaddr> {
+    let mut seen = std::collections::BTreeMap::new();
+    let mut ranked: Vec<(usize, Multiaddr)> = Vec::new();
+    for a in addrs {
+        let kind = route(&a).map(|r| rank(r.kind));
+        let family = ip_of(&a).map(|ip| ip.is_ipv4());
+        let nth: &mut usize = seen.entry((kind, family)).or_default();
+        ranked.push((*nth, a));
+        *nth += 1;
+    }
+    ranked.sort_by_key(|(nth, _)| *nth);
+    ranked.into_iter().map(|(_, a)| a).collect()
 }
 
 /// Order of paths, best first: UDP straight, then TCP straight, then through a relay.
@@ -319,10 +363,27 @@ mod tests {
             "/ip4/224.0.0.1/udp/7/quic-v1",
             "/ip6/fe80::1/tcp/7",
             "/ip4/255.255.255.255/tcp/1",
+            "/ip4/240.0.0.1/udp/1/quic-v1",
+            "/ip6/fd6c:616e:6c69:6e65::1/udp/1/quic-v1",
         ] {
             assert!(!ok(bad, true), "{bad}");
         }
         assert!(ok("/dns4/example.org/udp/7/quic-v1", false));
+    }
+
+    #[test]
+    fn the_first_few_addresses_are_of_every_kind() {
+        let list = [
+            "/ip6/2a00::1/udp/7/quic-v1",
+            "/ip6/2a00::2/udp/7/quic-v1",
+            "/ip4/10.0.0.1/udp/7/quic-v1",
+            "/ip4/10.0.0.2/udp/7/quic-v1",
+            "/ip6/2a00::1/tcp/7",
+            "/ip4/10.0.0.1/tcp/7",
+        ];
+        let got: Vec<String> = diverse(list.map(m).to_vec()).iter().map(ToString::to_string).collect();
+        assert_eq!(got[..4], [list[0], list[2], list[4], list[5]]);
+        assert_eq!(got.len(), list.len());
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Punches {
         let from = addr.ip().to_canonical();
         self.waits
             .retain(|_, w| (w.peer, w.from, w.port) != (peer, from, addr.port()));
-        if self.waits.len() >= defaults::MAX_PUNCHES {
+        let same = self.waits.values().filter(|w| w.from == from).count();
+        if self.waits.len() >= defaults::MAX_PUNCHES || same >= defaults::MAX_PUNCHES_PER_IP {
             return Err(TooMany);
         }
         let id = PunchId(self.next);
@@ -141,14 +142,22 @@ mod tests {
     fn waits_end_and_are_bounded() {
         let (now, mut p) = (Instant::now(), Punches::default());
         for i in 0..defaults::MAX_PUNCHES {
-            let port = u16::try_from(i + 1).unwrap();
-            p.expect(now, peer(1), SocketAddr::new(at("10.0.0.1:1").ip(), port))
-                .unwrap();
+            let ip = [10, 0, 1, u8::try_from(i).unwrap()];
+            p.expect(now, peer(1), (ip, 1).into()).unwrap();
         }
         assert_eq!(p.expect(now, peer(1), at("10.0.0.9:1")), Err(TooMany));
         let later = now + defaults::PUNCH_FOR;
-        assert_eq!(p.arrived(later, peer(1), at("10.0.0.1:1")), Verdict::Ordinary);
+        assert_eq!(p.arrived(later, peer(1), at("10.0.1.1:1")), Verdict::Ordinary);
         p.expect(later, peer(1), at("10.0.0.9:1")).unwrap();
+    }
+
+    #[test]
+    fn abuse_28_few_punches_go_to_one_machine_whoever_names_it() {
+        let (now, mut p) = (Instant::now(), Punches::default());
+        let named = |n: u16| SocketAddr::new(at("10.0.0.1:1").ip(), n + 1);
+        let taken = (0..1_000).filter(|n| p.expect(now, peer(1), named(*n)).is_ok()).count();
+        assert_eq!(taken, defaults::MAX_PUNCHES_PER_IP);
+        p.expect(now, peer(1), at("10.0.0.2:1")).unwrap();
     }
 
     #[test]

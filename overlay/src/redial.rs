@@ -48,6 +48,8 @@ struct Target {
 pub struct Redial {
     targets: BTreeMap<NodeId, Target>,
     neighbours: usize,
+    /// Since when there is no neighbour.
+    alone: Option<Instant>,
     due: VecDeque<NodeId>,
 }
 
@@ -97,23 +99,56 @@ impl Redial {
     /// The last connection to a peer is gone.
     pub fn handle_disconnected(&mut self, now: Instant, peer: NodeId) {
         if let Some(t) = self.targets.get_mut(&peer) {
-            t.state = State::Waiting(now + pause(peer, t.want, 0));
+            // It may just have moved.
+            t.state = State::Waiting(now + pause(peer, t.want, 0) / 5);
         }
     }
 
     /// A dial of the peer failed.
     pub fn handle_failed(&mut self, now: Instant, peer: NodeId) {
+        let tries_on = self.tries_on(now, peer);
+        let alone = self.alone.is_some();
         if let Some(t) = self.targets.get_mut(&peer)
             && t.state != State::Connected
         {
-            t.state = State::Waiting(now + pause(peer, t.want, t.failures));
+            let failures = if tries_on { 0 } else { t.failures };
+            let pause = pause(peer, t.want, failures);
+            let pause = if alone {
+                pause.min(defaults::REDIAL_ALONE)
+            } else {
+                pause
+            };
+            t.state = State::Waiting(now + pause);
             t.failures = t.failures.saturating_add(1);
         }
     }
 
-    /// How many peers are connected, wanted or not.
-    pub fn handle_neighbours(&mut self, n: usize) {
+    /// How many peers are connected, wanted or not. The first after none: the network is back, and every pause ends.
+    pub fn handle_neighbours(&mut self, now: Instant, n: usize) {
+        if self.neighbours == 0 && n > 0 {
+            self.handle_network_change(now);
+        }
         self.neighbours = n;
+        self.alone = match n {
+            0 => self.alone.or(Some(now)),
+            _ => None,
+        };
+    }
+
+    /// The last neighbour went a short while ago, or the node has just started.
+    pub fn is_newly_alone(&self, now: Instant) -> bool {
+        let newly = |at: Instant| now.saturating_duration_since(at) < defaults::ALONE_FOR;
+        self.alone.is_some_and(newly)
+    }
+
+    /// Without any neighbour, nothing but a dial tells that the network is back: for a while a few targets are dialled all
+    /// the time.
+    fn tries_on(&self, now: Instant, peer: NodeId) -> bool {
+        let Some(want) = self.targets.get(&peer).map(|t| t.want) else {
+            return false;
+        };
+        let before = |(id, t): &(&NodeId, &Target)| (std::cmp::Reverse(t.want), **id) < (std::cmp::Reverse(want), peer);
+        self.is_newly_alone(now) && self.targets.iter().filter(before).count() < defaults::ALONE
     }
 
     /// The network changed: every pause ends.
@@ -211,8 +246,43 @@ mod tests {
     }
 
     #[test]
+    fn without_neighbours_a_few_are_dialled_all_the_time_and_the_first_wakes_the_rest() {
+        let (start, mut r) = (Instant::now(), Redial::default());
+        (0..10).for_each(|n| r.handle_want(start, id(n), Want::Member, false));
+        r.handle_neighbours(start, 0);
+        let mut now = start;
+        let mut run = |r: &mut Redial, until: Duration| {
+            let mut dials = [0u64; 10];
+            while now < start + until {
+                for d in due(r, now) {
+                    dials[usize::from(d.0[0])] += 1;
+                    r.handle_failed(now, d);
+                }
+                now += Duration::from_millis(100);
+            }
+            dials
+        };
+        let dials = run(&mut r, defaults::ALONE_FOR);
+        assert_eq!(dials.iter().filter(|n| **n > 100).count(), defaults::ALONE, "{dials:?}");
+        assert_eq!(
+            dials.iter().filter(|n| **n < 10).count(),
+            10 - defaults::ALONE,
+            "{dials:?}"
+        );
+        // Then they, too, are left alone for longer, but never for as long as among neighbours.
+        let hour = run(&mut r, defaults::ALONE_FOR + Duration::from_secs(3_600));
+        let most = 3_600 / defaults::REDIAL_ALONE.as_secs();
+        assert!(hour.iter().all(|n| *n + 3 >= most && *n <= most * 3 / 2), "{hour:?}");
+        let now = start + defaults::ALONE_FOR + Duration::from_secs(3_600);
+        r.handle_connected(id(0));
+        r.handle_neighbours(now, 1);
+        assert_eq!(due(&mut r, now).len(), 9);
+    }
+
+    #[test]
     fn a_member_is_dialled_for_ever_with_growing_pauses() {
         let (mut now, mut r) = (Instant::now(), Redial::default());
+        r.handle_neighbours(now, 1);
         r.handle_want(now, id(1), Want::Member, false);
         let mut last = Duration::ZERO;
         for round in 0..40 {
@@ -232,7 +302,7 @@ mod tests {
         for n in 0..12 {
             r.handle_want(now, id(n), Want::Remembered, false);
         }
-        r.handle_neighbours(3);
+        r.handle_neighbours(now, 3);
         assert_eq!(due(&mut r, now).len(), defaults::NEIGHBOURS - 3);
         assert_eq!(r.poll_timeout(), None, "enough are being dialled");
         r.handle_failed(now, id(0));

@@ -1,8 +1,8 @@
 //! What the overlay offers to the node: configuration, answers, events and errors.
 
 use super::{PortError, SwarmError};
-use crate::defaults;
-use libp2p::Multiaddr;
+use crate::{defaults, nat::NatReport};
+use libp2p::{Multiaddr, core::upgrade::NegotiationError};
 use std::{
     io,
     net::SocketAddr,
@@ -34,6 +34,12 @@ pub struct OverlayConfig {
     pub peer_book: PathBuf,
     /// Whether to look for nodes on the local network.
     pub mdns: bool,
+    /// What this node carries for others.
+    pub relay: crate::relay::Settings,
+    /// Whether to ask the router to forward the port.
+    pub port_mapping: bool,
+    /// TCP port for WebSocket, beside the other.
+    pub web_port: Option<std::num::NonZeroU16>,
     /// What identify shows of this program, for example `lanline/0.1.0`.
     pub agent: String,
 }
@@ -47,6 +53,16 @@ pub enum StartError {
     /// The TCP port of the same number.
     #[error("cannot listen on TCP port {port}, the fallback where UDP is blocked: {why}; choose another port")]
     Tcp {
+        /// Its number.
+        port: u16,
+        /// Why.
+        why: String,
+    },
+    /// The port for WebSocket.
+    #[error(
+        "cannot listen on TCP port {port} for WebSocket (setting web_port): {why}; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE, and no other program may hold it"
+    )]
+    Web {
         /// Its number.
         port: u16,
         /// Why.
@@ -183,6 +199,8 @@ pub struct PeerInfo {
     pub path: PathKind,
     /// Through whom, on a relayed path.
     pub relay: Option<NodeId>,
+    /// Relays that hold a channel to it for frames.
+    pub frame_relays: Vec<NodeId>,
     /// Its address as seen here.
     pub addr: Option<String>,
     /// Smoothed round trip.
@@ -224,6 +242,8 @@ pub struct NetStatus {
     pub stray_datagrams: u64,
     /// `on`, `off`, or why it could not start.
     pub mdns: String,
+    /// What stands between this node and the Internet.
+    pub nat: NatReport,
 }
 
 /// A byte stream to a peer, authenticated and encrypted. Dropping it ends it.
@@ -247,7 +267,7 @@ impl std::fmt::Debug for Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.0).poll_read(cx, buf).map_err(spoken)
     }
 }
 
@@ -262,6 +282,19 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// A protocol is proposed along with the first bytes, so a peer's refusal of it is an error of reading. It becomes
+/// [`io::ErrorKind::Unsupported`], with words for people.
+fn spoken(e: io::Error) -> io::Error {
+    let refused = |e: &NegotiationError| matches!(e, NegotiationError::Failed);
+    match e.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(n) if refused(n) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "it does not speak this protocol; it may run another version, or not allow it",
+        ),
+        _ => e,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     candidates::{self, Quiet},
     guard::Guarded,
+    pings::Pings,
     port::Arrived,
     port::Port,
     streams,
@@ -17,9 +18,9 @@ use libp2p::{
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
     dcutr, dns, identify,
     kad::{self, store::MemoryStore},
-    mdns, noise, ping, relay,
+    mdns, noise, relay,
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
-    tcp, yamux,
+    tcp, websocket, yamux,
 };
 use std::{io, num::NonZeroUsize, sync::Arc};
 use tokio::sync::{mpsc, watch};
@@ -43,7 +44,7 @@ pub(super) struct Behaviour {
     pub(super) relay: relay::Behaviour,
     relay_client: relay::client::Behaviour,
     dcutr: dcutr::Behaviour,
-    ping: ping::Behaviour,
+    pings: Pings,
     pub(super) streams: streams::Behaviour,
 }
 
@@ -82,7 +83,7 @@ pub(super) fn swarm(
     let me = port.keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(me);
     let transport = transport(port, arrivals, excluded, relay_transport)?;
-    let (mdns, mdns_state) = match mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)) {
+    let (mdns, mdns_state) = match mdns.then(|| mdns::tokio::Behaviour::new(mdns_config(), me)) {
         Some(Ok(m)) => (Some(m), Mdns::On),
         Some(Err(e)) => (None, Mdns::Failed(e)),
         None => (None, Mdns::Off),
@@ -93,6 +94,7 @@ pub(super) fn swarm(
         identify: Quiet(identify::Behaviour::new(
             identify::Config::new(IDENTIFY.into(), port.keypair.public())
                 .with_agent_version(agent)
+                .with_interval(defaults::IDENTIFY_EVERY)
                 .with_push_listen_addr_updates(true),
         )),
         candidates: candidates::Behaviour::default(),
@@ -103,13 +105,24 @@ pub(super) fn swarm(
         relay: relay(me),
         relay_client,
         dcutr: dcutr::Behaviour::new(me),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(defaults::PING)),
+        pings: Pings::default(),
         streams: streams::Behaviour::new(shared),
     };
     let config = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(defaults::IDLE)
+        // The request travels with the proposal of its protocol, so a call costs one round trip instead of three. The
+        // same bytes as V1 to whoever answers; that it does not speak the protocol shows at the first read.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_smart_dial();
     Ok((Swarm::new(transport, behaviour, me, config), mdns_state))
+}
+
+fn mdns_config() -> mdns::Config {
+    mdns::Config {
+        ttl: defaults::MDNS_TTL,
+        query_interval: defaults::MDNS_EVERY,
+        ..mdns::Config::default()
+    }
 }
 
 fn limits() -> ConnectionLimits {
@@ -151,7 +164,7 @@ fn relay(me: PeerId) -> relay::Behaviour {
     relay::Behaviour::new(me, config)
 }
 
-/// Relays, then QUIC over the port, then TCP; names are looked up before, tunnels kept out before that.
+/// Relays, then QUIC over the port, then WebSocket and TCP; names are looked up before, tunnels kept out before that.
 fn transport(
     port: &Arc<Port>,
     arrivals: mpsc::Receiver<Arrived>,
@@ -172,6 +185,13 @@ fn transport(
         .authenticate(noise::Config::new(key)?)
         .multiplex(yamux::Config::default())
         .boxed();
+    // Before plain TCP, which takes none of its addresses.
+    let web = websocket::Config::new(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(key)?)
+        .multiplex(yamux::Config::default())
+        .boxed();
+    let tcp = web.or_transport(tcp).map(|conn, _| conn.into_inner());
     let direct = quic.or_transport(tcp).map(|conn, _| conn.into_inner()).boxed();
     let direct = Guarded::new(direct, excluded).boxed();
     // Without a resolver configuration names cannot be looked up; addresses still work.

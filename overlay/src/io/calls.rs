@@ -32,20 +32,41 @@ pub(super) async fn request(
         return Err(too_long(body.len()));
     }
     let mut stream = overlay.open_stream(peer, protocol).await?;
-    let exchange = async {
+    let sent = async {
         write_message(&mut stream, &body).await?;
-        stream.shutdown().await?;
-        read_message(&mut stream).await
+        Ok::<(), MessageError>(stream.shutdown().await?)
     };
-    match exchange.await {
+    let sent = sent.await;
+    let answer = match sent {
+        Ok(()) => read_message(&mut stream).await,
+        // It may have stopped reading before the request was out: then its refusal is still there to be read. After an
+        // error of reading there must be no other: libp2p's streams panic then.
+        Err(MessageError::Io(e)) if is_broken(&e) => match stream.read_u8().await {
+            Err(why) if why.kind() == io::ErrorKind::Unsupported => Err(why.into()),
+            _ => Err(e.into()),
+        },
+        Err(e) => Err(e),
+    };
+    match answer {
         Ok(answer) => Ok(answer),
         Err(MessageError::TooLong(len)) => Err(too_long(len)),
+        Err(MessageError::Io(e)) if e.kind() == io::ErrorKind::Unsupported => {
+            Err(CallError::Unsupported { peer, protocol })
+        }
         Err(MessageError::Io(e)) => Err(CallError::Closed {
             peer,
             protocol,
             why: wire::fault::plain(&e.to_string()),
         }),
     }
+}
+
+/// The peer reads no more.
+fn is_broken(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
 }
 
 enum MessageError {

@@ -15,18 +15,11 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Networks behind the interfaces of these names, as they are now.
-pub(super) fn prefixes_of(names: &BTreeSet<String>) -> Prefixes {
+/// Networks behind the interfaces of these names.
+pub(super) fn prefixes_of(names: &BTreeSet<String>, list: &[if_addrs::Interface]) -> Prefixes {
     if names.is_empty() {
         return Prefixes::default();
     }
-    let list = match if_addrs::get_if_addrs() {
-        Ok(list) => list,
-        Err(e) => {
-            tracing::warn!(error = %e, "cannot read this machine's addresses");
-            return Prefixes::default();
-        }
-    };
     let of = |bridges: bool| {
         let wanted = move |i: &&if_addrs::Interface| names.contains(&i.name) && is_bridge(&i.name) == bridges;
         list.iter().filter(wanted).map(|i| match &i.addr {
@@ -37,17 +30,6 @@ pub(super) fn prefixes_of(names: &BTreeSet<String>) -> Prefixes {
     Prefixes::new(of(false)).with_bridges(of(true))
 }
 
-/// All addresses of this machine; none if they cannot be read.
-pub fn own_addrs() -> BTreeSet<std::net::IpAddr> {
-    match if_addrs::get_if_addrs() {
-        Ok(list) => list.iter().map(if_addrs::Interface::ip).collect(),
-        Err(e) => {
-            tracing::warn!(error = %e, "cannot read this machine's addresses");
-            BTreeSet::new()
-        }
-    }
-}
-
 fn is_bridge(name: &str) -> bool {
     std::path::Path::new("/sys/class/net")
         .join(name)
@@ -55,7 +37,8 @@ fn is_bridge(name: &str) -> bool {
         .exists()
 }
 
-type Changed = BoxFuture<'static, watch::Receiver<Arc<Prefixes>>>;
+/// Waits for the next change; gives the receiver back.
+pub(super) type Changed<T> = BoxFuture<'static, watch::Receiver<T>>;
 
 /// An address that the inner transport announced.
 struct Known {
@@ -68,7 +51,7 @@ struct Known {
 pub(super) struct Guarded<T> {
     inner: T,
     excluded: watch::Receiver<Arc<Prefixes>>,
-    changed: Changed,
+    changed: Changed<Arc<Prefixes>>,
     known: Vec<Known>,
 }
 
@@ -111,7 +94,8 @@ impl<T> Guarded<T> {
     }
 }
 
-fn wait(mut rx: watch::Receiver<Arc<Prefixes>>) -> Changed {
+/// See [`Changed`]; never done once nobody can change it any more.
+pub(super) fn wait<T: Send + Sync + 'static>(mut rx: watch::Receiver<T>) -> Changed<T> {
     async move {
         if rx.changed().await.is_err() {
             std::future::pending::<()>().await;

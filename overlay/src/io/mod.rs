@@ -10,31 +10,40 @@
 
 mod api;
 mod behaviour;
+mod blocked;
 mod book;
 mod calls;
 mod candidates;
+mod carriers;
 mod files;
 mod guard;
+mod interfaces;
 mod key;
-mod link;
 mod muxer;
 mod net;
 mod overlay;
+mod pings;
 mod plane;
 mod port;
+mod portmap;
+mod relay;
+mod relayed;
 mod seal_socket;
 mod sealed;
 mod socket;
+mod stream_carrier;
 mod streams;
+mod surroundings;
 mod tls;
 mod transport;
+mod waits;
 
 #[cfg(test)]
 mod tests;
 
 pub use api::{CallError, Inbound, NetStatus, OverlayConfig, OverlayEvent, PeerInfo, StartError, Stream};
 pub use behaviour::SwarmError;
-pub use guard::own_addrs;
+pub use interfaces::own_addrs;
 pub use key::{KeyError, load_or_make_key};
 pub use libp2p::Multiaddr;
 pub use overlay::Overlay;

@@ -1,6 +1,7 @@
 //! A QUIC connection of the control plane, as libp2p sees one: a muxer of bidirectional streams.
 
 use super::port::Port;
+use crate::defaults;
 use futures::{AsyncRead, AsyncWrite, FutureExt, future::BoxFuture};
 use libp2p::{
     PeerId,
@@ -12,6 +13,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
+use tokio::{runtime::Handle, time::timeout};
 
 type Pair = (quinn::SendStream, quinn::RecvStream);
 type NextStream = BoxFuture<'static, Result<Pair, quinn::ConnectionError>>;
@@ -22,7 +24,7 @@ pub(super) enum MuxError {
     /// The connection ended.
     #[error(transparent)]
     Connection(#[from] quinn::ConnectionError),
-    /// Datagrams belong to the frame plane; here they would only fill memory.
+    /// Datagrams with something in them have no place here.
     #[error("the peer sent datagrams on the control plane")]
     Datagram,
 }
@@ -44,7 +46,9 @@ impl Muxer {
         port.register(peer, &conn);
         let watched = conn.clone();
         let datagram = async move {
-            if watched.read_datagram().await.is_err() {
+            // An empty one asks whether this side is there; QUIC itself has answered.
+            while watched.read_datagram().await.is_ok_and(|d| d.is_empty()) {}
+            if watched.close_reason().is_some() {
                 std::future::pending::<()>().await;
             }
         };
@@ -116,25 +120,52 @@ impl StreamMuxer for Muxer {
 }
 
 /// One stream.
+///
+/// A protocol is proposed along with the first bytes, so who only tells (identify's push) may be done before the peer has
+/// agreed. A receiving half that is dropped asks the peer to stop sending, and to a peer that is just agreeing this is an
+/// error: it would never look at what it was told. So the half of a stream that was finished in order is read on for a
+/// moment.
 pub(super) struct Substream {
     send: quinn::SendStream,
-    recv: quinn::RecvStream,
+    recv: Option<quinn::RecvStream>,
     finished: bool,
+    ended: bool,
 }
 
 impl Substream {
     fn new((send, recv): Pair) -> Self {
         Self {
             send,
-            recv,
+            recv: Some(recv),
             finished: false,
+            ended: false,
+        }
+    }
+}
+
+impl Drop for Substream {
+    fn drop(&mut self) {
+        if !self.finished || self.ended {
+            return;
+        }
+        if let (Some(mut recv), Ok(runtime)) = (self.recv.take(), Handle::try_current()) {
+            runtime.spawn(async move {
+                // Whatever still comes is of no interest, nor is its end.
+                let _ = timeout(defaults::LAST_WORDS, recv.read_to_end(defaults::LAST_WORDS_BYTES)).await;
+            });
         }
     }
 }
 
 impl AsyncRead for Substream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.recv.poll_read(cx, buf).map_err(Into::into)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let Some(recv) = this.recv.as_mut() else {
+            return Poll::Ready(Ok(0));
+        };
+        let n = ready!(recv.poll_read(cx, buf)).map_err(io::Error::from)?;
+        this.ended |= n == 0 && !buf.is_empty();
+        Poll::Ready(Ok(n))
     }
 }
 

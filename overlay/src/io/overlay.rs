@@ -3,16 +3,19 @@
 use super::{
     api::{CallError, Inbound, NetStatus, OverlayConfig, OverlayEvent, PeerInfo, StartError, Stream},
     calls,
-    link::StreamLink,
+    carriers::CarrierInfo,
     net::{Command, Net},
     port::Port,
+    relayed::Want,
     sealed::SealedLink,
+    stream_carrier::StreamCarrier,
     streams::{OpenFailed, Shared},
 };
-use crate::{defaults, path};
+use crate::{carrier::CarrierKind, defaults, path};
 use libp2p::Multiaddr;
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -21,12 +24,12 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use wire::{
-    NodeId,
+    Demand, NodeId,
     link::{Link, PathKind},
 };
 
-/// The stream protocol of a link that has no direct path; framing in [`StreamLink`].
-pub(super) const FRAMES: &str = "/lanline/frames/1";
+/// The stream protocol of [`StreamCarrier`].
+pub(super) const FRAMES: &str = "/lanline/frames/2";
 
 /// The overlay; clones share one net thread. When the last clone is dropped, the thread stops.
 #[derive(Clone)]
@@ -166,16 +169,28 @@ impl Overlay {
         if !port.may_open_link(peer, true) {
             return Err(CallError::LinkExists(peer));
         }
-        let mut stream = self.open_stream(peer, FRAMES).await?.into_inner();
-        StreamLink::taken(&mut stream).await.map_err(|why| CallError::Closed {
-            peer,
-            protocol: FRAMES,
-            why,
-        })?;
-        let kind = self.path(peer).await.unwrap_or(PathKind::Relayed);
-        StreamLink::new(&port, peer, self.me, kind, stream)
-            .map(|l| Box::new(l) as Box<dyn Link>)
-            .ok_or(CallError::LinkExists(peer))
+        if self.path(peer).await != Some(PathKind::Tcp)
+            && let Some(link) = relayed_link(&port, peer).await
+        {
+            return Ok(link);
+        }
+        let carrier = self.stream_carrier(&port, peer).await?;
+        carried_link(&port, peer, carrier).await
+    }
+
+    /// A carrier over a stream to the peer: one that is there, or a new one. Must run on the net thread.
+    pub(super) async fn stream_carrier(&self, port: &Arc<Port>, peer: NodeId) -> Result<SocketAddr, CallError> {
+        let there = port.sealed.carriers.to(peer);
+        let mut streams = there.iter().filter(|c| !matches!(c.kind, CarrierKind::Relay { .. }));
+        if let Some(old) = streams.next_back() {
+            return Ok(old.addr);
+        }
+        let stream = self.open_stream(peer, FRAMES).await?.into_inner();
+        let kind = match self.path(peer).await {
+            Some(PathKind::Relayed) => CarrierKind::Circuit,
+            _ => CarrierKind::Tcp,
+        };
+        StreamCarrier::start(&port.sealed, peer, kind, stream).ok_or(CallError::Busy(peer))
     }
 
     async fn path(&self, peer: NodeId) -> Option<PathKind> {
@@ -200,6 +215,40 @@ impl Overlay {
     /// Who is a member of a LAN of ours: never refused by limits, kept connected, remembered.
     pub async fn set_members(&self, members: BTreeSet<NodeId>) {
         drop(self.commands.send(Command::SetMembers(members)).await);
+    }
+
+    /// The LANs that this node is in, by digest, and who belongs to each: for them it relays, and tells them where the others
+    /// are.
+    pub fn set_lans(&self, lans: crate::relay::Lans) {
+        if let Some(port) = self.port.upgrade() {
+            port.sealed.rendezvous().set_lans(lans.values().cloned().collect());
+            let ended = port.sealed.relayed.relay().handle_lans(lans);
+            port.sealed.relayed.tell(ended);
+        }
+    }
+
+    /// How much a peer is talked to, as the frames show: what a better path to it is worth. Holds for the link that is up;
+    /// one that comes up counts as [`Demand::Light`] until it is told.
+    pub fn set_demand(&self, peer: NodeId, demand: Demand) {
+        if let Some(port) = self.port.upgrade()
+            && let Some(session) = port.session(peer)
+        {
+            session.with_paths(&port.sealed, |paths, now| paths.handle_demand(now, demand));
+        }
+    }
+
+    /// What this node carried for others.
+    pub fn relay_figures(&self) -> crate::relay::RelayFigures {
+        let port = self.port.upgrade();
+        let figures = |p: Arc<Port>| {
+            let mut f = p.sealed.relayed.relay().figures();
+            let nested = p.sealed.relayed.nested();
+            if nested > 0 {
+                f.drops.insert("relay_nested", nested);
+            }
+            f
+        };
+        port.map(figures).unwrap_or_default()
     }
 
     /// Who is blocked: connections and links are closed, and refused from now on.
@@ -262,6 +311,59 @@ pub(super) async fn direct_link(port: &Arc<Port>, peer: NodeId) -> Result<Option
         }
     }
     failed.map_or(Ok(None), Err)
+}
+
+/// A link through a relay, if one carries it within [`defaults::RELAY_WAIT`]. Must run on the net thread.
+async fn relayed_link(port: &Arc<Port>, peer: NodeId) -> Option<Box<dyn Link>> {
+    let socket = &port.sealed;
+    let want = Want::new(socket, peer);
+    want.warm(true);
+    let mut carriers = socket.carriers.watch();
+    let mut tried = Vec::new();
+    let through_one = async {
+        loop {
+            let is_relay = |c: &&CarrierInfo| matches!(c.kind, CarrierKind::Relay { .. });
+            let new = socket
+                .carriers
+                .to(peer)
+                .into_iter()
+                .find(|c| is_relay(&c) && !tried.contains(c));
+            let Some(new) = new else {
+                if !socket.relayed.wanted().hopes(peer) || carriers.changed().await.is_err() {
+                    return None;
+                }
+                continue;
+            };
+            tried.push(new);
+            // A relay that died a moment ago must not use up the others' time.
+            let link = tokio::time::timeout(defaults::RELAY_TRY, carried_link(port, peer, new.addr)).await;
+            match link.unwrap_or(Err(CallError::Busy(peer))) {
+                Ok(link) => return Some(link),
+                Err(e) => tracing::debug!(?peer, kind = ?new.kind, error = %e, "no link through this relay"),
+            }
+        }
+    };
+    tokio::time::timeout(defaults::RELAY_WAIT, through_one)
+        .await
+        .ok()
+        .flatten()
+}
+
+/// A link over a carrier. Must run on the net thread.
+pub(super) async fn carried_link(
+    port: &Arc<Port>,
+    peer: NodeId,
+    carrier: SocketAddr,
+) -> Result<Box<dyn Link>, CallError> {
+    let unreachable = |why: String| CallError::Unreachable { peer, why };
+    let id = path::peer_id(peer).ok_or_else(|| unreachable("its id is no Ed25519 key".into()))?;
+    let conn = tokio::select! {
+        opened = port.open_frames(id, carrier) => opened.map_err(|e| unreachable(e.to_string()))?,
+        () = port.sealed.carriers.gone(carrier) => return Err(unreachable("the way through it ended".into())),
+    };
+    SealedLink::new(port, peer, port.me, conn)
+        .map(|l| Box::new(l) as Box<dyn Link>)
+        .ok_or(CallError::LinkExists(peer))
 }
 
 fn open_error(peer: NodeId, protocol: &'static str, e: OpenFailed) -> CallError {

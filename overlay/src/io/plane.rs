@@ -1,15 +1,16 @@
 //! The two planes of the one port: how QUIC is tuned for each.
 //!
 //! A server cannot know the plane before the handshake is done, so what it announces is the sum of both; after the
-//! handshake the frame plane's streams are closed to the peer. What stays common on the server's side: idle time-out (the
-//! client's shorter one wins) and MTU search. A frame connection carries no frames: it proves the peer, gives the keys of
-//! [`super::sealed`], keeps the path's mapping alive, and is poked with an empty datagram when the peer falls silent.
+//! handshake the frame plane's streams are closed to the peer. No connection keeps itself alive: whether one lives is found
+//! out by [`crate::keep`] and by sessions. A frame connection carries no frames: it proves the peer, gives the keys of
+//! [`super::sealed`], and is poked with an empty datagram when the peer falls silent. It keeps nothing alive: the session
+//! does that itself, by whatever path it uses.
 
 use super::tls::{self, TlsError};
 use crate::defaults;
 use libp2p::{PeerId, identity::Keypair};
 use quinn::{MtuDiscoveryConfig, TransportConfig, VarInt};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 /// What a QUIC connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,7 @@ impl Plane {
     pub(super) fn alpn(self) -> &'static [u8] {
         match self {
             Self::Control => b"libp2p",
-            Self::Frames => b"lanline/frames/1",
+            Self::Frames => b"lanline/frames/2",
         }
     }
 
@@ -38,15 +39,15 @@ impl Plane {
     }
 }
 
-fn transport(idle: Duration) -> TransportConfig {
+fn transport() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(defaults::MTU_UPPER);
     let mut t = TransportConfig::default();
     t.initial_rtt(defaults::INITIAL_RTT)
         .initial_mtu(defaults::MTU_INITIAL)
         .mtu_discovery_config(Some(mtu))
-        .keep_alive_interval(Some(defaults::QUIC_KEEP_ALIVE))
-        .max_idle_timeout(idle.try_into().ok())
+        .keep_alive_interval(None)
+        .max_idle_timeout(defaults::QUIC_IDLE.try_into().ok())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .max_concurrent_bidi_streams(VarInt::from_u32(defaults::MAX_STREAMS))
         .stream_receive_window(VarInt::from_u32(defaults::STREAM_WINDOW))
@@ -61,23 +62,22 @@ fn transport(idle: Duration) -> TransportConfig {
 /// connections.
 pub(super) fn server_config(key: &Keypair) -> Result<quinn::ServerConfig, TlsError> {
     let mut c = quinn::ServerConfig::with_crypto(Arc::new(tls::server(key)?));
-    c.transport_config(Arc::new(transport(defaults::CONTROL_IDLE)));
+    c.transport_config(Arc::new(transport()));
     c.migration(true);
     Ok(c)
 }
 
-/// The client's configuration of the control plane: no datagrams.
+/// The client's configuration of the control plane. Its only datagrams are empty ones, by which it is asked whether it is
+/// alive.
 pub(super) fn control_config(key: &Keypair, peer: Option<PeerId>) -> Result<quinn::ClientConfig, TlsError> {
-    let mut t = transport(defaults::CONTROL_IDLE);
-    t.datagram_receive_buffer_size(None);
     let mut c = quinn::ClientConfig::new(Arc::new(tls::control_client(key, peer)?));
-    c.transport_config(Arc::new(t));
+    c.transport_config(Arc::new(transport()));
     Ok(c)
 }
 
 /// The client's configuration of the frame plane: no streams but the one by which the server accepts the link.
 pub(super) fn frame_config(key: &Keypair, peer: PeerId) -> Result<quinn::ClientConfig, TlsError> {
-    let mut t = transport(defaults::LINK_IDLE);
+    let mut t = transport();
     t.max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(1));
     let mut c = quinn::ClientConfig::new(Arc::new(tls::frame_client(key, peer)?));

@@ -1,12 +1,15 @@
 //! The one UDP port: its socket, its QUIC endpoint, who is connected over it, and the door through which handshakes come in.
 
 use super::{
+    interfaces::Interfaces,
     plane::{self, Plane},
     seal_socket::SealSocket,
+    sealed::Session,
     socket::{endpoint_config, other_endpoint, udp_socket},
     tls::{self, TlsError},
 };
 use crate::{
+    carrier::{self, CarrierKind},
     defaults, path,
     punch::{PunchId, Punches, Verdict},
 };
@@ -15,10 +18,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use wire::{NodeId, NodeKey};
 
 /// Application codes with which this node closes QUIC connections; docs/wire.md lists them.
@@ -31,6 +34,18 @@ pub(super) mod close {
     pub(crate) const REPLACED: u32 = 2;
     /// A connection came from a punched address, but from another peer than the one awaited.
     pub(crate) const WRONG_PEER: u32 = 3;
+    /// The peer did not answer.
+    pub(crate) const SILENT: u32 = 4;
+
+    /// What a peer's goodbye with this code means.
+    pub(crate) fn text(code: u32) -> &'static str {
+        match code {
+            BYE => "the peer closed the link",
+            REFUSED => "the peer refused the link",
+            REPLACED => "a newer link took over",
+            _ => "the peer ended the link",
+        }
+    }
 }
 
 /// A peer that proved its key on a connection of one plane.
@@ -60,7 +75,10 @@ struct State {
     punches: Punches,
     punch_done: BTreeMap<PunchId, PunchDone>,
     control: BTreeMap<PeerId, Vec<quinn::Connection>>,
-    frames: BTreeMap<NodeId, quinn::Connection>,
+    /// Control connections that were dialled from another port, by their number, once they are up: what travels beside QUIC
+    /// does not get there from this one.
+    elsewhere: BTreeMap<usize, Option<(PeerId, quinn::Connection)>>,
+    frames: BTreeMap<NodeId, (quinn::Connection, Weak<Session>)>,
     links: BTreeMap<NodeId, LinkSlot>,
     next_serial: u64,
     rtts: BTreeMap<NodeId, Duration>,
@@ -91,6 +109,10 @@ pub(super) struct Port {
     pub(super) endpoint: quinn::Endpoint,
     /// The socket below QUIC, for sealed datagrams and punch packets.
     pub(super) sealed: Arc<SealSocket>,
+    /// Where peers may try this node, best first; sessions tell them.
+    pub(super) candidates: watch::Sender<Vec<wire::frame::Candidate>>,
+    /// This machine's addresses.
+    pub(super) interfaces: Interfaces,
     state: Mutex<State>,
 }
 
@@ -112,6 +134,8 @@ impl Port {
             keypair,
             endpoint,
             sealed,
+            candidates: watch::Sender::default(),
+            interfaces: Interfaces::start(),
             state: Mutex::default(),
         }))
     }
@@ -131,12 +155,16 @@ impl Port {
         let mut s = self.lock();
         let list = s.control.entry(peer).or_default();
         list.retain(|c| c.close_reason().is_none());
-        list.push(conn.clone());
+        match s.elsewhere.get_mut(&conn.stable_id()) {
+            Some(known) => *known = Some((peer, conn.clone())),
+            None => s.control.entry(peer).or_default().push(conn.clone()),
+        }
     }
 
     /// A control connection is gone.
     pub(super) fn unregister(&self, peer: PeerId, conn: &quinn::Connection) {
         let mut s = self.lock();
+        s.elsewhere.remove(&conn.stable_id());
         if let Some(list) = s.control.get_mut(&peer) {
             list.retain(|c| c.stable_id() != conn.stable_id() && c.close_reason().is_none());
             if list.is_empty() {
@@ -145,11 +173,27 @@ impl Port {
         }
     }
 
-    /// Live control connections to a peer, oldest first.
+    /// Live control connections to a peer, oldest first, but for those that a relay carries.
     pub(super) fn control(&self, peer: &PeerId) -> Vec<quinn::Connection> {
+        let mut all = self.any_control(peer);
+        all.retain(|c| !carrier::is_virtual(c.remote_address()));
+        all
+    }
+
+    /// Live control connections to a peer, oldest first.
+    pub(super) fn any_control(&self, peer: &PeerId) -> Vec<quinn::Connection> {
         let s = self.lock();
         let list = s.control.get(peer).map_or(&[][..], |v| v);
         list.iter().filter(|c| c.close_reason().is_none()).cloned().collect()
+    }
+
+    /// All live control connections, also those from another port.
+    pub(super) fn all_control(&self) -> Vec<(PeerId, quinn::Connection)> {
+        let s = self.lock();
+        let here = s.control.iter().flat_map(|(p, list)| list.iter().map(move |c| (p, c)));
+        let elsewhere = s.elsewhere.values().flatten().map(|(p, c)| (p, c));
+        let live = here.chain(elsewhere).filter(|(_, c)| c.close_reason().is_none());
+        live.map(|(p, c)| (*p, c.clone())).collect()
     }
 
     /// The frame connection to a peer, if its link runs over QUIC.
@@ -157,8 +201,14 @@ impl Port {
         self.lock()
             .frames
             .get(&peer)
+            .map(|(conn, _)| conn)
             .filter(|c| c.close_reason().is_none())
             .cloned()
+    }
+
+    /// The session of a peer's link.
+    pub(super) fn session(&self, peer: NodeId) -> Option<Arc<Session>> {
+        self.lock().frames.get(&peer).and_then(|(_, s)| s.upgrade())
     }
 
     /// Notes a round trip to a peer, measured by ping; `None` when it is gone.
@@ -194,6 +244,11 @@ impl Port {
         s.blocked = blocked;
     }
 
+    /// Whether a peer is a member of a LAN of ours.
+    pub(super) fn is_member(&self, peer: NodeId) -> bool {
+        self.lock().members.contains(&peer)
+    }
+
     /// Whether a peer is blocked.
     pub(super) fn is_blocked(&self, peer: NodeId) -> bool {
         self.lock().blocked.contains(&peer)
@@ -227,9 +282,9 @@ impl Port {
         self.lock().has_place(self.me, peer, self.me, fallback)
     }
 
-    /// Notes the connection that carries a peer's link, for figures.
-    pub(super) fn note_frames(&self, peer: NodeId, conn: &quinn::Connection) {
-        self.lock().frames.insert(peer, conn.clone());
+    /// Notes the connection and session of a peer's link.
+    pub(super) fn note_frames(&self, peer: NodeId, conn: &quinn::Connection, session: &Arc<Session>) {
+        self.lock().frames.insert(peer, (conn.clone(), Arc::downgrade(session)));
     }
 
     /// A link is gone.
@@ -239,14 +294,6 @@ impl Port {
             s.links.remove(&peer);
             s.frames.remove(&peer);
         }
-    }
-
-    /// Whether this node opened a link to the peer that runs over a stream, and would better run directly.
-    pub(super) fn wants_direct_link(&self, peer: NodeId) -> bool {
-        self.lock()
-            .links
-            .get(&peer)
-            .is_some_and(|l| l.fallback && l.initiator == self.me)
     }
 
     /// Dials the frame plane of a peer at an address, and waits until the peer took the link: a handshake alone does
@@ -288,7 +335,8 @@ impl Port {
         let connecting = self.endpoint.connect_with(config, addr, SERVER_NAME)?;
         let conn = tokio::time::timeout(defaults::HANDSHAKE, connecting)
             .await
-            .map_err(|_| PortError::TimedOut)??;
+            .map_err(|_| PortError::TimedOut)?
+            .map_err(other_version)?;
         match tls::who(&conn) {
             Some((p, Plane::Frames)) if p == peer => Ok(conn),
             _ => Err(PortError::WrongPeer),
@@ -312,7 +360,12 @@ impl Port {
             .await
             .map_err(|_| PortError::TimedOut)??;
         match tls::who(&conn) {
-            Some((p, Plane::Control)) if peer.is_none_or(|want| want == p) => Ok((p, conn)),
+            Some((p, Plane::Control)) if peer.is_none_or(|want| want == p) => {
+                if !reuse {
+                    self.lock().elsewhere.insert(conn.stable_id(), None);
+                }
+                Ok((p, conn))
+            }
             _ => Err(PortError::WrongPeer),
         }
     }
@@ -339,7 +392,7 @@ impl Port {
             let mut bytes: [u8; defaults::PUNCH_BYTES] = rand::random();
             // Neither QUIC nor sealed.
             bytes[0] &= 0x07;
-            if let Err(e) = self.sealed.io.send_to(&bytes, self.for_socket(addr)).await {
+            if let Err(e) = self.sealed.send_raw(&bytes, self.for_socket(addr)).await {
                 tracing::debug!(%addr, error = %e, "punch packet not sent");
             }
             let (least, most) = defaults::PUNCH_PAUSE_MS;
@@ -412,6 +465,18 @@ impl Port {
             conn.close(close::REFUSED.into(), b"blocked");
             return None;
         }
+        let remote = conn.remote_address();
+        if carrier::is_virtual(remote) {
+            // A carrier ends at one peer; what runs over a stream has a control connection beside it.
+            let carrier = self.sealed.carriers.get(remote).filter(|c| Some(c.peer()) == node);
+            let relayed = carrier
+                .as_ref()
+                .is_some_and(|c| matches!(c.kind(), CarrierKind::Relay { .. }));
+            if carrier.is_none() || plane != Plane::Frames && !relayed {
+                conn.close(close::WRONG_PEER.into(), b"wrong peer");
+                return None;
+            }
+        }
         if plane == Plane::Frames {
             node?;
             conn.set_max_concurrent_bi_streams(0u32.into());
@@ -436,8 +501,18 @@ impl Port {
     }
 }
 
+/// A peer that does not offer the frame plane at all runs another version: TLS says so by its alert 120 (RFC 9001 §8.1).
+fn other_version(e: quinn::ConnectionError) -> PortError {
+    match &e {
+        quinn::ConnectionError::ConnectionClosed(c) if c.error_code == quinn_proto::TransportErrorCode::crypto(120) => {
+            PortError::Version
+        }
+        _ => e.into(),
+    }
+}
+
 /// What is sent inside a link; the setup stream carries this one byte.
-const LINK_VERSION: u8 = 2;
+const LINK_VERSION: u8 = 3;
 
 /// libp2p's certificates name no host; TLS wants some name.
 const SERVER_NAME: &str = "l";

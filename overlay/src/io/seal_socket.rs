@@ -1,9 +1,18 @@
 //! The one UDP socket, shared by QUIC and sealed datagrams.
 //!
 //! quinn drives the reading. What comes is sorted by its first byte: QUIC goes on to quinn, sealed datagrams are opened
-//! where they lie and handed to their session, whole receive buffers at a time, so that their bytes are not copied.
+//! where they lie and handed to their session, whole receive buffers at a time, so that their bytes are not copied. What a
+//! carrier brought is sorted in the same way, and what goes to a virtual address leaves by its carrier.
 
-use super::sealed::Session;
+use super::{
+    blocked::{Blocked, Waiting},
+    carriers::{self, Carriers},
+    relayed::Relayed,
+    sealed::Session,
+    surroundings::Surroundings,
+    waits::Waits,
+};
+use crate::{carrier, rendezvous::Rendezvous};
 use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit, UdpSocketState},
@@ -21,19 +30,24 @@ use std::{
     task::{Context, Poll, ready},
     time::Instant,
 };
-use tokio::io::Interest;
-use wire::frame::{SEALED_FIRST, SEALED_MASK, SealHead};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{Notify, broadcast, watch},
+};
+use wire::frame::{RelayHead, SEALED_FIRST, SEALED_MASK, SealHead};
 
 /// Buffers in one system call.
 const BUFFERS: usize = 4;
 /// One buffer: as much as the kernel joins into one (UDP GRO), bytes.
-const BUFFER: usize = 64 * 1024;
+pub(super) const BUFFER: usize = 64 * 1024;
 /// Less than this in a buffer is copied out, so that small datagrams do not hold large buffers, bytes.
 pub(super) const COPY: usize = 4 * 1024;
 /// Free buffers kept: what a busy link has under way.
 const POOL: usize = 16;
 /// System calls in a row before other tasks get their turn.
 const CALLS: usize = 4;
+/// Sightings that wait for who collects them; more than that are the same few addresses again.
+const SIGHTINGS: usize = 64;
 /// QUIC datagrams that quinn takes in one buffer.
 const QUIC_SEGMENTS: usize = 8;
 
@@ -59,13 +73,28 @@ impl Pool {
 
 /// The socket.
 pub(super) struct SealSocket {
-    pub(super) io: tokio::net::UdpSocket,
+    io: AsyncFd<UdpSocket>,
+    blocked: Blocked,
     state: UdpSocketState,
     rx: Mutex<Vec<Box<[u8]>>>,
     pub(super) pool: Arc<Pool>,
+    /// How long the thread that reads waits for a processor.
+    pub(super) waits: Waits,
     sessions: Mutex<BTreeMap<u32, Arc<Session>>>,
     /// Sealed datagrams of no session here.
     strays: AtomicU64,
+    /// What stands behind virtual addresses.
+    pub(super) carriers: Carriers,
+    /// What is relayed, by this node and for it.
+    pub(super) relayed: Relayed,
+    /// Who seeks whom.
+    rendezvous: Mutex<Rendezvous>,
+    /// Something is to be said or tried for that.
+    pub(super) meet: Notify,
+    /// What is around this machine.
+    pub(super) surroundings: watch::Sender<Surroundings>,
+    /// A peer at the first address says that it sees this node at the second.
+    pub(super) sightings: broadcast::Sender<(SocketAddr, SocketAddr)>,
 }
 
 impl fmt::Debug for SealSocket {
@@ -80,14 +109,30 @@ impl SealSocket {
     /// Takes a bound socket over. Must run inside a runtime.
     pub(super) fn new(socket: UdpSocket) -> io::Result<Arc<Self>> {
         let state = UdpSocketState::new((&socket).into())?;
+        let carriers = Carriers::new(socket.local_addr()?);
+        // SAFETY: a `UdpSocket` is open, and always the same descriptor, until it is dropped; it is never replaced.
+        let io = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
         Ok(Arc::new(Self {
-            io: tokio::net::UdpSocket::from_std(socket)?,
+            io,
+            blocked: Blocked::new(),
             state,
             rx: Mutex::new((0..BUFFERS).map(|_| vec![0; BUFFER].into_boxed_slice()).collect()),
             pool: Arc::default(),
+            waits: Waits::of_this_thread(),
             sessions: Mutex::default(),
             strays: AtomicU64::new(0),
+            carriers,
+            relayed: Relayed::new(),
+            rendezvous: Mutex::default(),
+            meet: Notify::new(),
+            surroundings: watch::Sender::default(),
+            sightings: broadcast::Sender::new(SIGHTINGS),
         }))
+    }
+
+    /// Who seeks whom. Held for one call; no session is touched meanwhile.
+    pub(super) fn rendezvous(&self) -> MutexGuard<'_, Rendezvous> {
+        self.rendezvous.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Session>>> {
@@ -109,6 +154,19 @@ impl SealSocket {
         self.sessions().remove(&number);
     }
 
+    /// Asks every session's peer by every path.
+    pub(super) fn doubt_all(&self) {
+        let all: Vec<Arc<Session>> = self.sessions().values().cloned().collect();
+        let doubt = |s: &Arc<Session>| s.with_paths(self, crate::paths::Paths::handle_local_change);
+        all.iter().for_each(doubt);
+    }
+
+    /// Ends every session and tells the peers.
+    pub(super) fn finish_all(&self, code: u32) {
+        let all: Vec<Arc<Session>> = self.sessions().values().cloned().collect();
+        all.iter().for_each(|s| s.finish(self, code, ""));
+    }
+
     /// Sealed datagrams that belonged to no session.
     pub(super) fn strays(&self) -> u64 {
         self.strays.load(Ordering::Relaxed)
@@ -121,50 +179,102 @@ impl SealSocket {
 
     /// Sends now or says `WouldBlock`; errors are the kernel's own.
     pub(super) fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let send = || self.state.try_send((&self.io).into(), transmit);
-        self.io.try_io(Interest::WRITABLE, send)
+        if carrier::is_virtual(transmit.destination) {
+            return self
+                .carriers
+                .send(transmit.destination, transmit.contents, transmit.segment_size);
+        }
+        let socket = self.io.get_ref();
+        self.blocked
+            .send(socket, || self.state.try_send(socket.into(), transmit))
+    }
+
+    /// Sends one datagram past QUIC and sessions.
+    pub(super) async fn send_raw(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        let socket = self.io.get_ref();
+        loop {
+            match self.blocked.send(socket, || socket.send_to(datagram, to)) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.blocked.wait().await?,
+                done => return done.map(drop),
+            }
+        }
+    }
+
+    /// Ready when [`SealSocket::send`] to an address may work again; else wakes then.
+    pub(super) fn poll_send_ready(&self, cx: &mut Context<'_>, to: SocketAddr) -> Poll<()> {
+        if carrier::is_virtual(to) {
+            return self.carriers.get(to).map_or(Poll::Ready(()), |c| c.poll_ready(cx));
+        }
+        self.blocked.poll_ready(cx)
+    }
+
+    /// Takes what a carrier brought, as if it had come in by the socket from the carrier's address: `len` bytes of the
+    /// buffer, datagrams of `stride` bytes but the last.
+    pub(super) fn inject(&self, from: SocketAddr, buffer: &mut Box<[u8]>, len: usize, stride: usize) {
+        let meta = carriers::meta(from, len, stride);
+        self.sort_one(Instant::now(), &meta, buffer, &mut |m, d| {
+            self.carriers.keep_quic(m.addr, d);
+        });
     }
 
     /// Sorts what one call received; gives the number of `bufs` that hold QUIC datagrams now.
     fn sort(
         &self,
         now: Instant,
-        rx: &mut [Box<[u8]>],
+        buffers: &mut [Box<[u8]>],
         got: &[RecvMeta],
         bufs: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> usize {
         let mut quic = Quic { bufs, metas, used: 0 };
-        for (buffer, meta) in rx.iter_mut().zip(got) {
-            let stride = meta.stride.max(1);
-            let mut at = 0;
-            while at < meta.len {
-                let kind = kind(buffer.get(at..meta.len.min(at + stride)).unwrap_or_default());
-                // As many of one kind as follow each other: nearly always the whole buffer.
-                let mut end = at + stride;
-                while end < meta.len
-                    && self::kind(buffer.get(end..meta.len.min(end + stride)).unwrap_or_default()) == kind
-                {
-                    end += stride;
-                }
-                let run = at..end.min(meta.len);
-                at = end;
-                match kind {
-                    Kind::Quic => run.clone().step_by(stride).for_each(|i| {
-                        quic.push(meta, buffer.get(i..run.end.min(i + stride)).unwrap_or_default());
-                    }),
-                    Kind::Sealed(session) => {
-                        let n = run.len().div_ceil(stride) as u64;
-                        let session = session.and_then(|n| self.sessions().get(&n).cloned());
-                        match session {
-                            Some(s) => s.open(self, now, meta, buffer, run),
-                            None => drop(self.strays.fetch_add(n, Ordering::Relaxed)),
-                        }
-                    }
-                }
+        for (buffer, meta) in buffers.iter_mut().zip(got) {
+            if carrier::is_virtual(meta.addr) {
+                // Nobody out there has such an address.
+                self.strays.fetch_add(1, Ordering::Relaxed);
+                continue;
             }
+            self.sort_one(now, meta, buffer, &mut |m, d| {
+                quic.push(m, d);
+            });
         }
         quic.used
+    }
+
+    /// Sorts one buffer of datagrams; QUIC goes to `quic`.
+    pub(super) fn sort_one(
+        &self,
+        now: Instant,
+        meta: &RecvMeta,
+        buffer: &mut Box<[u8]>,
+        quic: &mut dyn FnMut(&RecvMeta, &[u8]),
+    ) {
+        let stride = meta.stride.max(1);
+        let mut at = 0;
+        while at < meta.len {
+            let kind = kind(buffer.get(at..meta.len.min(at + stride)).unwrap_or_default());
+            // As many of one kind as follow each other: nearly always the whole buffer.
+            let mut end = at + stride;
+            while end < meta.len && self::kind(buffer.get(end..meta.len.min(end + stride)).unwrap_or_default()) == kind
+            {
+                end += stride;
+            }
+            let run = at..end.min(meta.len);
+            at = end;
+            match kind {
+                Kind::Quic => run.clone().step_by(stride).for_each(|i| {
+                    quic(meta, buffer.get(i..run.end.min(i + stride)).unwrap_or_default());
+                }),
+                Kind::Sealed(session) => {
+                    let n = run.len().div_ceil(stride) as u64;
+                    let session = session.and_then(|n| self.sessions().get(&n).cloned());
+                    match session {
+                        Some(s) => s.open(self, now, meta, buffer, run),
+                        None => drop(self.strays.fetch_add(n, Ordering::Relaxed)),
+                    }
+                }
+                Kind::Relayed(head) => self.relayed(now, meta, buffer, run, head, quic),
+            }
+        }
     }
 }
 
@@ -174,12 +284,14 @@ enum Kind {
     Quic,
     /// To the session of this number; `None`: too short to have one.
     Sealed(Option<u32>),
+    /// Through a relay: to the end of that channel, or on.
+    Relayed(RelayHead),
 }
 
 fn kind(datagram: &[u8]) -> Kind {
     match datagram.first() {
         Some(first) if first & SEALED_MASK == SEALED_FIRST => Kind::Sealed(SealHead::read(datagram).map(|h| h.session)),
-        _ => Kind::Quic,
+        _ => RelayHead::read(datagram).map_or(Kind::Quic, Kind::Relayed),
     }
 }
 
@@ -191,7 +303,8 @@ struct Quic<'a, 'b> {
 }
 
 impl Quic<'_, '_> {
-    fn push(&mut self, from: &RecvMeta, datagram: &[u8]) {
+    /// False if there was no room.
+    fn push(&mut self, from: &RecvMeta, datagram: &[u8]) -> bool {
         // Behind the last one, if that is of the same sender and as long as all before it.
         if let Some(last) = self.used.checked_sub(1)
             && let (Some(m), Some(b)) = (self.metas.get_mut(last), self.bufs.get_mut(last))
@@ -202,7 +315,7 @@ impl Quic<'_, '_> {
         {
             room.copy_from_slice(datagram);
             m.len += datagram.len();
-            return;
+            return true;
         }
         if let (Some(m), Some(b)) = (self.metas.get_mut(self.used), self.bufs.get_mut(self.used))
             && let Some(room) = b.get_mut(..datagram.len())
@@ -214,7 +327,9 @@ impl Quic<'_, '_> {
                 ..*from
             };
             self.used += 1;
+            return true;
         }
+        false
     }
 }
 
@@ -222,13 +337,20 @@ impl AsyncUdpSocket for SealSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Box::pin(Writable {
             socket: self,
-            wait: None,
+            waiting: Waiting::default(),
         })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io
-            .try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
+        if carrier::is_virtual(transmit.destination) {
+            // QUIC waits for the socket alone: what a carrier does not take now is lost, and sent again by QUIC.
+            if let Err(e) = self.send(transmit) {
+                tracing::trace!(error = %e, "a carrier did not take a QUIC packet");
+            }
+            return Ok(());
+        }
+        let socket = self.io.get_ref();
+        self.blocked.send(socket, || self.state.send(socket.into(), transmit))
     }
 
     fn poll_recv(
@@ -237,28 +359,38 @@ impl AsyncUdpSocket for SealSocket {
         bufs: &mut [IoSliceMut<'_>],
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        self.carriers.reader.register(cx.waker());
+        let mut carried = Quic { bufs, metas, used: 0 };
+        self.carriers.take_quic(&mut |m, d| carried.push(m, d));
+        if carried.used > 0 {
+            return Poll::Ready(Ok(carried.used));
+        }
         let mut rx = self.rx.lock().unwrap_or_else(PoisonError::into_inner);
         let mut got = [RecvMeta::default(); BUFFERS];
         for _ in 0..CALLS {
-            ready!(self.io.poll_recv_ready(cx))?;
-            let received = self.io.try_io(Interest::READABLE, || {
+            let mut readable = ready!(self.io.poll_read_ready(cx))?;
+            let received = readable.try_io(|socket| {
                 let mut iov = rx.iter_mut().map(|b| IoSliceMut::new(b));
                 let mut iov: [IoSliceMut<'_>; BUFFERS] =
                     std::array::from_fn(|_| iov.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
-                self.state.recv((&self.io).into(), &mut iov, &mut got)
+                self.state.recv(socket.get_ref().into(), &mut iov, &mut got)
             });
             match received {
-                Ok(n) => {
+                Ok(Ok(n)) => {
+                    if n < BUFFERS {
+                        // It was empty then: what came since wakes us again.
+                        readable.clear_ready();
+                    }
                     let got = got.get(..n).unwrap_or_default();
                     let quic = self.sort(Instant::now(), &mut rx, got, bufs, metas);
                     if quic > 0 {
                         return Poll::Ready(Ok(quic));
                     }
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 // An ICMP error about something that was sent: not about reading.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
-                Err(e) => return Poll::Ready(Err(e)),
+                Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => {}
+                Ok(Err(e)) => return Poll::Ready(Err(e)),
+                Err(_would_block) => {}
             }
         }
         cx.waker().wake_by_ref();
@@ -266,7 +398,7 @@ impl AsyncUdpSocket for SealSocket {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.io.local_addr()
+        self.io.get_ref().local_addr()
     }
 
     fn may_fragment(&self) -> bool {
@@ -283,25 +415,15 @@ impl AsyncUdpSocket for SealSocket {
 }
 
 /// Waits until the socket can be written.
+#[derive(Debug)]
 struct Writable {
     socket: Arc<SealSocket>,
-    wait: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
-}
-
-impl fmt::Debug for Writable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Writable")
-    }
+    waiting: Waiting,
 }
 
 impl UdpPoller for Writable {
-    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let socket = self.socket.clone();
-        let wait = self
-            .wait
-            .get_or_insert_with(|| Box::pin(async move { socket.io.writable().await }));
-        let done = ready!(wait.as_mut().poll(cx));
-        self.wait = None;
-        Poll::Ready(done)
+    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { socket, waiting } = self.get_mut();
+        waiting.poll(cx, &socket.blocked)
     }
 }

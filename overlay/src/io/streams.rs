@@ -93,6 +93,8 @@ struct Conn {
 pub(super) struct Behaviour {
     shared: Shared,
     conns: BTreeMap<PeerId, Vec<Conn>>,
+    /// Peers whose direct connections are silent: what a relay carries is better.
+    around: BTreeSet<PeerId>,
     seq: u64,
     out: VecDeque<ToSwarm<(), Open>>,
     waker: Option<Waker>,
@@ -103,16 +105,24 @@ impl Behaviour {
         Self {
             shared,
             conns: BTreeMap::new(),
+            around: BTreeSet::new(),
             seq: 0,
             out: VecDeque::new(),
             waker: None,
         }
     }
 
+    /// Replaces the set of peers to whom streams go through relays, where such a connection is.
+    pub(super) fn set_around(&mut self, around: BTreeSet<PeerId>) {
+        self.around = around;
+    }
+
     /// Opens a stream over the best connection to the peer; the answer comes through `reply`.
     pub(super) fn open(&mut self, peer: PeerId, protocol: &'static str, reply: OpenReply) {
         let list = self.conns.get(&peer).map_or(&[][..], |v| v);
-        match path::best(list.iter().map(|c| (&c.id, c.kind, c.seq))).copied() {
+        let around = self.around.contains(&peer) && list.iter().any(|c| c.kind == PathKind::Relayed);
+        let fit = list.iter().filter(|c| !around || c.kind == PathKind::Relayed);
+        match path::best(fit.map(|c| (&c.id, c.kind, c.seq))).copied() {
             Some(id) => {
                 self.out.push_back(ToSwarm::NotifyHandler {
                     peer_id: peer,
@@ -127,9 +137,10 @@ impl Behaviour {
         }
     }
 
-    fn handler(&self, peer: PeerId) -> Handler {
+    fn handler(&self, peer: PeerId, keeps: bool) -> Handler {
         Handler {
             peer,
+            keeps,
             shared: self.shared.clone(),
             asked: VecDeque::new(),
             opening: 0,
@@ -149,7 +160,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer))
+        Ok(self.handler(peer, true))
     }
 
     fn handle_established_outbound_connection(
@@ -158,9 +169,10 @@ impl NetworkBehaviour for Behaviour {
         peer: PeerId,
         _: &Multiaddr,
         _: Endpoint,
-        _: PortUse,
+        port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer))
+        // A test from another port (AutoNAT) is over when it is idle.
+        Ok(self.handler(peer, port == PortUse::Reuse))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -217,6 +229,8 @@ pub(super) struct Open {
 /// One connection's part.
 pub(super) struct Handler {
     peer: PeerId,
+    /// It may stay up when idle, if the peer is one of those.
+    keeps: bool,
     shared: Shared,
     asked: VecDeque<Open>,
     opening: usize,
@@ -236,7 +250,7 @@ impl ConnectionHandler for Handler {
     }
 
     fn connection_keep_alive(&self) -> bool {
-        self.shared.lock().keep.contains(&self.peer)
+        self.keeps && self.shared.lock().keep.contains(&self.peer)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Upgrade, OpenReply, Infallible>> {

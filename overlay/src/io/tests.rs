@@ -1,7 +1,12 @@
 //! The port itself, with peers that do what a well-behaved node would not.
 
+mod downgrade;
+mod reflect;
+mod relayed;
+
 use super::{
     Multiaddr, Overlay, OverlayConfig,
+    muxer::Muxer,
     plane::Plane,
     port::{Arrived, Port, PortError, close},
     tls,
@@ -49,6 +54,9 @@ async fn overlay(n: u8, dir: &tempfile::TempDir) -> (Overlay, SocketAddr, mpsc::
         bootstrap: vec![],
         peer_book: dir.path().join("peers.json"),
         mdns: false,
+        relay: crate::relay::Settings::default(),
+        port_mapping: false,
+        web_port: None,
         agent: "test".into(),
     };
     let (net, events) = Overlay::start(config).await.unwrap();
@@ -106,6 +114,19 @@ async fn tls_refuses_the_wrong_peer_on_both_planes() {
 }
 
 #[tokio::test]
+async fn a_connection_from_another_port_is_watched_though_nothing_else_goes_by_it() {
+    let (a, b) = (bind(1), bind(2));
+    let _accepting = accept(&b);
+    let (peer, conn) = a.connect_control(None, at(&b), false).await.unwrap();
+    let muxer = Muxer::new(a.clone(), peer, conn.clone());
+    assert!(a.control(&peer).is_empty());
+    let watched: Vec<_> = a.all_control().iter().map(|(p, c)| (*p, c.stable_id())).collect();
+    assert_eq!(watched, [(peer, conn.stable_id())]);
+    drop(muxer);
+    assert!(a.all_control().is_empty());
+}
+
+#[tokio::test]
 async fn the_planes_are_told_apart_and_tuned() {
     let (a, b) = (bind(1), bind(2));
     let (mut control, mut frames) = accept(&b);
@@ -114,7 +135,10 @@ async fn the_planes_are_told_apart_and_tuned() {
     let (at_b_control, at_b_frames) = (control.recv().await.unwrap().conn, frames.recv().await.unwrap().conn);
     assert_eq!(tls::who(&c), Some((id(&b), Plane::Control)));
     assert!(f.max_datagram_size().is_some() && at_b_frames.max_datagram_size().is_some());
-    assert!(at_b_control.max_datagram_size().is_none());
+    assert!(
+        at_b_control.max_datagram_size().is_some(),
+        "it can be asked whether it lives"
+    );
     assert_eq!(at_b_frames.remote_address(), at(&a), "the frame plane reuses the port");
     assert_ne!(
         at_b_control.remote_address(),

@@ -1,10 +1,12 @@
 //! libp2p's transport over the one port. Stock QUIC peers can be dialled and dial us.
 
 use super::{
+    guard::{Changed, wait},
+    interfaces::List,
     muxer::Muxer,
     port::{Arrived, Port, PortError},
 };
-use crate::{defaults, path};
+use crate::{carrier, path};
 use futures::{FutureExt, future::BoxFuture};
 use libp2p::{
     Multiaddr, PeerId, Transport,
@@ -21,10 +23,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
 };
-use tokio::{
-    sync::mpsc,
-    time::{Interval, MissedTickBehavior},
-};
+use tokio::sync::mpsc;
 
 type Event = TransportEvent<std::future::Ready<Result<(PeerId, Muxer), PortError>>, PortError>;
 
@@ -41,21 +40,19 @@ pub(super) struct PortTransport {
     arrivals: mpsc::Receiver<Arrived>,
     listeners: Vec<Listener>,
     events: VecDeque<Event>,
-    scan: Interval,
+    changed: Changed<List>,
     waker: Option<Waker>,
 }
 
 impl PortTransport {
     /// Over a port whose accept loop sends control connections here. Must run inside the net thread's runtime.
     pub(super) fn new(port: Arc<Port>, arrivals: mpsc::Receiver<Arrived>) -> Self {
-        let mut scan = tokio::time::interval(defaults::ADDRESS_SCAN);
-        scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
+            changed: wait(port.interfaces.watch()),
             port,
             arrivals,
             listeners: Vec::new(),
             events: VecDeque::new(),
-            scan,
             waker: None,
         }
     }
@@ -63,13 +60,7 @@ impl PortTransport {
     /// Compares the machine's addresses with those that were announced.
     fn scan(&mut self) {
         let Ok(bound) = self.port.local_addr() else { return };
-        let mine: BTreeSet<IpAddr> = match if_addrs::get_if_addrs() {
-            Ok(list) => list.iter().map(if_addrs::Interface::ip).collect(),
-            Err(e) => {
-                tracing::warn!(error = %e, "cannot read this machine's addresses");
-                return;
-            }
-        };
+        let mine = self.port.interfaces.addrs();
         for l in &mut self.listeners {
             let now: BTreeSet<IpAddr> = match l.ip.is_unspecified() {
                 true => mine
@@ -172,6 +163,11 @@ impl Transport for PortTransport {
         if socket.port() == 0 || socket.ip().is_unspecified() {
             return Err(unsupported());
         }
+        // Only as this node means it: to the peer at the carrier's end.
+        let to = self.port.sealed.carriers.get(socket).map(|c| c.peer());
+        if carrier::is_virtual(socket) && (to.is_none() || to != peer.as_ref().and_then(path::node_id)) {
+            return Err(unsupported());
+        }
         let port = self.port.clone();
         // DCUtR's listener role: the other side's connection arrives; we only open the way for it.
         if opts.role == Endpoint::Listener {
@@ -192,7 +188,8 @@ impl Transport for PortTransport {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Event> {
         let this = self.get_mut();
-        while this.scan.poll_tick(cx).is_ready() {
+        while let Poll::Ready(list) = this.changed.poll_unpin(cx) {
+            this.changed = wait(list);
             this.scan();
         }
         if let Some(event) = this.events.pop_front() {

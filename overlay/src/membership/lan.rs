@@ -8,7 +8,9 @@ use std::{
 };
 use wire::{
     LanId, Name, NodeId, NodeKey, Signed, UnixMillis,
+    codec::DecodeError,
     membership::{BUCKETS, Eviction, MAX_STANDINGS, Membership, Role, Standing},
+    settings::{LanSettings, Setting, check_settings},
     sign::RecordError,
 };
 
@@ -21,6 +23,9 @@ pub enum StandingError {
     /// It is about a LAN that this node does not belong to.
     #[error("this node does not belong to the LAN that this record is about")]
     OtherLan,
+    /// Its settings are beyond the bounds of a list.
+    #[error("its settings are beyond their bounds: {0}")]
+    Settings(#[from] DecodeError),
     /// The LAN has as many records as a node keeps.
     #[error("this LAN has more than {STANDINGS_MAX} records, which is all that a node keeps")]
     Full,
@@ -31,6 +36,7 @@ pub enum StandingError {
 pub(crate) enum Word {
     In(Membership),
     Out(Eviction),
+    Settings(LanSettings),
 }
 
 impl Word {
@@ -45,6 +51,11 @@ impl Word {
                 let e = e.open_as(lan.key)?;
                 (Self::Out(e.clone()), e.lan)
             }
+            Standing::Settings(s) => {
+                let s = s.open_as(lan.key)?;
+                check_settings(&s.policy)?;
+                (Self::Settings(s.clone()), s.lan)
+            }
         };
         if about == *lan {
             Ok(word)
@@ -57,6 +68,7 @@ impl Word {
         match self {
             Self::In(m) => m.member,
             Self::Out(e) => e.member,
+            Self::Settings(s) => s.subject(),
         }
     }
 
@@ -64,6 +76,7 @@ impl Word {
         match self {
             Self::In(m) => m.serial,
             Self::Out(e) => e.serial,
+            Self::Settings(s) => s.serial,
         }
     }
 
@@ -71,6 +84,8 @@ impl Word {
         match self {
             Self::In(m) => m.expires,
             Self::Out(e) => e.expires,
+            // What the owner set holds until it sets something else.
+            Self::Settings(_) => UnixMillis(u64::MAX),
         }
     }
 
@@ -109,6 +124,8 @@ pub(crate) struct Lan {
     pub(crate) reported: BTreeSet<NodeId>,
     /// Whether the last event left the caller believing that this node belongs to the LAN.
     pub(crate) belonged: bool,
+    /// Serial of the settings that the last event told of; 0: none.
+    pub(crate) settings_told: u64,
 }
 
 impl Lan {
@@ -121,6 +138,7 @@ impl Lan {
             addrs: BTreeMap::new(),
             reported: BTreeSet::new(),
             belonged: false,
+            settings_told: 0,
         }
     }
 
@@ -188,7 +206,7 @@ impl Lan {
     pub(crate) fn eviction(&self, node: NodeId) -> Option<&Eviction> {
         match &self.held.get(&node)?.word {
             Word::Out(e) => Some(e),
-            Word::In(_) => None,
+            Word::In(_) | Word::Settings(_) => None,
         }
     }
 
@@ -264,6 +282,33 @@ impl Lan {
         };
         self.merge(member, now, Standing::Out(Signed::new(&record, &key)?))?;
         Ok(())
+    }
+
+    /// What the owner set for the whole LAN, if it ever did.
+    pub(crate) fn settings(&self) -> Option<&LanSettings> {
+        match &self.held.get(&NodeId(self.id.key.0))?.word {
+            Word::Settings(s) => Some(s),
+            Word::In(_) | Word::Out(_) => None,
+        }
+    }
+
+    /// Signs settings for the whole LAN, as [`Lan::sign_in`] signs a member in; answers under which key they stand.
+    pub(crate) fn sign_settings(
+        &mut self,
+        me: NodeId,
+        now: UnixMillis,
+        mtu: Option<u16>,
+        policy: Vec<Setting>,
+    ) -> Result<Option<NodeId>, StandingError> {
+        let Some(key) = self.key.clone() else { return Ok(None) };
+        let record = LanSettings {
+            lan: self.id.clone(),
+            serial: self.next_serial(now),
+            issued: now,
+            mtu,
+            policy,
+        };
+        self.merge(me, now, Standing::Settings(Signed::new(&record, &key)?))
     }
 
     /// Larger than every serial seen, and at least the clock: an owner whose state file was restored from a backup

@@ -1,6 +1,6 @@
 //! Whom to call next, and how often: the timetable of one LAN's sync.
 
-use crate::defaults::{FOLLOW_UPS_MAX, SYNC_BACKOFF_MAX, SYNC_PARTNERS};
+use crate::defaults::{FOLLOW_UPS_MAX, SYNC_BACKOFF_MAX, SYNC_CALM_AFTER, SYNC_PARTNERS};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -22,6 +22,8 @@ struct Peer {
 pub(crate) struct Schedule {
     pub(crate) next_round: Instant,
     every: Duration,
+    /// Rounds in a row since anything was new, or did not arrive.
+    calm: u32,
     /// The member that was asked last; the next round goes on after it.
     cursor: Option<NodeId>,
     peers: BTreeMap<NodeId, Peer>,
@@ -34,20 +36,42 @@ impl Schedule {
         Self {
             next_round: first,
             every,
+            calm: 0,
             cursor: None,
             peers: BTreeMap::new(),
             queue: BTreeMap::new(),
         }
     }
 
-    /// Begins a round: the owner, if there is one to ask, then whose turn it is.
-    pub(crate) fn start_round(&mut self, now: Instant, members: &BTreeSet<NodeId>, owner: Option<NodeId>) {
-        self.next_round = now + self.every;
+    /// Something is new, or did not arrive: for a while rounds are as frequent as they get.
+    pub(crate) fn stir(&mut self, now: Instant) {
+        self.calm = 0;
+        self.next_round = self.next_round.min(now + self.every);
+    }
+
+    /// Begins a round: the owner, if there is one to ask, then whose turn it is. After [`SYNC_CALM_AFTER`] rounds without
+    /// news each pause is twice as long, up to `slowest`, and one member is asked.
+    pub(crate) fn start_round(
+        &mut self,
+        now: Instant,
+        members: &BTreeSet<NodeId>,
+        owner: Option<NodeId>,
+        slowest: Duration,
+    ) {
+        let doubled = self.calm.saturating_sub(SYNC_CALM_AFTER);
+        let pause = self.every.saturating_mul(1 << doubled.min(16));
+        self.next_round = now + pause.min(slowest).max(self.every);
+        self.calm = self.calm.saturating_add(1);
+        let (owner, partners) = if doubled == 0 {
+            (owner, SYNC_PARTNERS)
+        } else {
+            (None, 1)
+        };
         self.retain(members);
         self.peers.values_mut().for_each(|p| p.calls = 0);
         let owner = owner.filter(|o| members.contains(o) && self.may_call(now, *o));
         let mut chosen: BTreeSet<NodeId> = owner.into_iter().collect();
-        chosen.extend(self.rotate(now, members, &chosen.clone(), SYNC_PARTNERS - chosen.len()));
+        chosen.extend(self.rotate(now, members, &chosen.clone(), partners - chosen.len()));
         for node in chosen {
             self.queue.entry(node).or_default();
         }
@@ -150,11 +174,29 @@ mod tests {
         let mut s = Schedule::new(now, EVERY);
         let mut asked = Vec::new();
         for round in 0..3 {
-            s.start_round(now + EVERY * round, &members(7), Some(NodeId([0; 32])));
+            s.start_round(now + EVERY * round, &members(7), Some(NodeId([0; 32])), EVERY);
             asked.push(drain(&mut s));
         }
         assert_eq!(asked, [[0, 1, 2], [0, 3, 4], [0, 5, 6]]);
         assert_eq!(s.next_round, now + EVERY * 3);
+    }
+
+    #[test]
+    fn without_news_rounds_grow_rare_and_with_news_they_are_frequent_at_once() {
+        let (start, slowest) = (Instant::now(), EVERY * 32);
+        let mut s = Schedule::new(start, EVERY);
+        let (mut now, mut asked) = (start, 0);
+        while now < start + Duration::from_secs(86_400) {
+            s.start_round(now, &members(20), Some(NodeId([0; 32])), slowest);
+            asked += drain(&mut s).len();
+            assert!(s.next_round > now && s.next_round - now <= slowest);
+            now = s.next_round;
+        }
+        assert!(asked <= 86_400 / 640 + 30, "{asked} calls a day");
+        s.stir(now);
+        assert!(s.next_round <= now + EVERY);
+        s.start_round(s.next_round, &members(20), Some(NodeId([0; 32])), slowest);
+        assert_eq!(drain(&mut s).len(), SYNC_PARTNERS);
     }
 
     #[test]
@@ -163,7 +205,7 @@ mod tests {
         let mut s = Schedule::new(now, EVERY);
         let mut asked = 0;
         for _ in 0..3 * 60 {
-            s.start_round(now, &members(1), None);
+            s.start_round(now, &members(1), None, EVERY);
             for n in drain(&mut s) {
                 s.failed(now, NodeId([n; 32]));
                 asked += 1;
@@ -172,7 +214,7 @@ mod tests {
         }
         assert!((8..=12).contains(&asked), "{asked} calls in an hour");
         s.reached(NodeId([0; 32]));
-        s.start_round(now, &members(1), None);
+        s.start_round(now, &members(1), None, EVERY);
         assert_eq!(drain(&mut s), [0]);
     }
 
@@ -187,7 +229,7 @@ mod tests {
             calls += drain(&mut s).len();
         }
         assert_eq!(calls, usize::from(FOLLOW_UPS_MAX));
-        s.start_round(now, &members(1), None);
+        s.start_round(now, &members(1), None, EVERY);
         assert_eq!(drain(&mut s), [0], "what waited goes with the next round");
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Node {
     /// What its events have told so far.
     pub(super) peers: BTreeSet<NodeId>,
     pub(super) lost: Option<Lost>,
+    /// Times that it was told of other settings.
+    pub(super) news: u32,
 }
 
 pub(super) struct World {
@@ -61,6 +63,7 @@ impl World {
                 skew: 0,
                 peers: BTreeSet::new(),
                 lost: None,
+                news: 0,
             };
             w.nodes.insert(id(n), node);
         }
@@ -180,6 +183,7 @@ impl World {
                 }
                 LanEvent::Joined { .. } => node.lost = None,
                 LanEvent::Lost { why, .. } => node.lost = Some(why),
+                LanEvent::SettingsChanged { .. } => node.news += 1,
                 LanEvent::Addresses { .. } => {}
             }
         }
@@ -249,6 +253,29 @@ fn every_member_knows_every_other_at_once() {
     for n in 0..5 {
         assert_eq!(w.sees(n), w.without(n, &[]), "node {n}");
     }
+}
+
+#[test]
+fn a_day_without_news_is_within_its_budget() {
+    let count = 20;
+    let (mut w, _) = World::lan(count, MEMBERSHIP_TTL);
+    w.run(MINUTE * 30);
+    (w.calls, w.carried) = (0, 0);
+    w.run(MINUTE * 60 * 24);
+    // A call is two members' traffic.
+    let around = usize::try_from(crate::defaults::AROUND_A_CALL).unwrap();
+    let bytes = 2 * (w.carried + w.calls * around) / usize::from(count);
+    eprintln!(
+        "membership: {bytes} bytes a day: {} calls, {} bytes in them",
+        w.calls, w.carried
+    );
+    let most = usize::try_from(crate::defaults::IDLE_DAY[1]).unwrap();
+    assert!(
+        bytes <= most,
+        "{bytes} bytes: {} calls, {} bytes in them",
+        w.calls,
+        w.carried
+    );
 }
 
 #[test]
@@ -383,6 +410,31 @@ fn clocks_a_day_off_change_nothing_that_matters() {
         w.with(0, |s, now| s.evict(now, &lan, id(2)).unwrap());
         w.run(MINUTE);
         assert_eq!(w.sees(1), w.without(1, &[2]), "{skews:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_a_year_and_comes_back_loses_nobody() {
+    for (who, jump) in [(2, 365 * DAY), (2, -365 * DAY), (0, 365 * DAY), (0, -365 * DAY)] {
+        let (mut w, _) = World::lan(4, MEMBERSHIP_TTL);
+        w.run(MINUTE * 2);
+        w.node(who).skew = jump;
+        w.run(MINUTE * 10);
+        for n in (1..4).filter(|n| *n != who) {
+            assert!(
+                w.sees(n).is_superset(&w.without(n, &[0, who])),
+                "node {who} by {jump}: node {n} meanwhile"
+            );
+        }
+        w.node(who).skew = 0;
+        w.run(MINUTE * 25);
+        for n in 0..4 {
+            assert_eq!(
+                w.sees(n),
+                w.without(n, &[]),
+                "node {who} by {jump}: node {n} at the end"
+            );
+        }
     }
 }
 

@@ -163,6 +163,11 @@ impl LanState {
         let Some(lan) = self.lans.get(&call.lan) else { return };
         // What still differs is what the peer lacks, if it could send all that it has.
         let missing = lan.differing(&state.buckets, &theirs);
+        if !missing.is_empty() {
+            self.schedule(&call.lan).stir(now.at);
+        }
+        let Some(lan) = self.lans.get(&call.lan) else { return };
+        let missing = lan.differing(&state.buckets, &theirs);
         let pushing_helps = call.pushed == 0 || call.pushed >= MAX_STANDINGS;
         if full && merged > 0 {
             self.schedule(&call.lan).enqueue(from, []);
@@ -175,6 +180,9 @@ impl LanState {
     pub fn handle_unreachable(&mut self, now: Now, peer: NodeId) {
         self.now = now;
         if let Some(call) = self.calls.remove(&peer) {
+            if call.pushed > 0 {
+                self.schedule(&call.lan).stir(now.at);
+            }
             self.schedule(&call.lan).failed(now.at, peer);
         }
     }

@@ -490,7 +490,11 @@ fn calls_at_once_are_bounded_and_each_ends() {
 #[test]
 fn addresses_come_from_the_member_itself_before_hearsay() {
     let (mut w, lan) = World::lan(3, MEMBERSHIP_TTL);
-    w.with(1, |s, _| s.set_addrs(vec!["/ip4/192.0.2.1/udp/1/quic-v1".into()]));
+    // It tells nobody itself yet.
+    w.node(1).island = None;
+    w.with(1, |s, now| {
+        s.set_addrs(now, vec!["/ip4/192.0.2.1/udp/1/quic-v1".into()])
+    });
     let s = &mut w.node(2).state;
     let told = |node, a: &str| PeerAddrs {
         node,
@@ -514,6 +518,7 @@ fn addresses_come_from_the_member_itself_before_hearsay() {
     );
     s.learn_addrs(&lan, [told(id(1), "/ip4/198.51.100.9/udp/1/quic-v1")], id(0));
     assert_eq!(s.poll_event(), None);
+    w.node(1).island = Some(0);
     w.run(MINUTE);
     assert_eq!(w.node(0).state.lans[&lan].addrs[&id(1)], [own]);
 }

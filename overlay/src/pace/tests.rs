@@ -180,3 +180,28 @@ fn numbers_from_a_liar_stay_within_bounds() {
         assert!(l.g.periods.len() <= 64 && l.g.owd.bins.len() <= BINS);
     }
 }
+
+#[test]
+fn a_far_end_that_tells_no_delays_is_neither_silent_nor_obeyed_for_long() {
+    let mut l = Link::paced();
+    let limit = l.limit();
+    for _ in 0..99 {
+        l.g.handle_sent(l.now, 10_000);
+        l.now += ms(100);
+        l.g.handle_mute(l.now);
+        assert_eq!(l.limit(), limit, "it stays as it was");
+        assert_eq!(
+            l.g.budget(l.now),
+            burst(limit.unwrap() as f64) as usize,
+            "and is not halved"
+        );
+    }
+    l.now += ms(100);
+    l.g.handle_mute(l.now);
+    assert_eq!(l.limit(), None);
+    // What is told again counts again.
+    for delay in [10_000, 60_000, 60_000] {
+        l.turn(2.5e6, delay);
+    }
+    assert!(l.limit().is_some());
+}

@@ -8,8 +8,10 @@
 //!   sent in earlier epochs.
 //! - Opening changes nothing until the tag was right.
 
-use super::replay::Replay;
-use aws_lc_rs::aead::{AES_128_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use super::{
+    aead::{Engine, Key, NONCE},
+    replay::Replay,
+};
 use std::time::{Duration, Instant};
 use wire::{
     frame::{Cipher, SealHead},
@@ -78,44 +80,45 @@ impl std::fmt::Debug for Secret {
 /// Keys of one direction in one epoch.
 #[derive(Debug)]
 struct Keys {
-    aes: LessSafeKey,
-    chacha: LessSafeKey,
-    iv: [u8; 12],
+    aes: Key,
+    chacha: Key,
+    iv: [u8; NONCE],
 }
 
 impl Keys {
     /// `None` if the cipher library refuses a key of the right length, which it does not.
-    fn new(secret: &Secret) -> Option<Self> {
+    fn new(engine: Engine, secret: &Secret) -> Option<Self> {
         let aes = blake3::derive_key("lanline sealed frames v1 aes-128-gcm", &secret.0);
         let chacha = blake3::derive_key("lanline sealed frames v1 chacha20-poly1305", &secret.0);
         let iv = blake3::derive_key("lanline sealed frames v1 iv", &secret.0);
         let (_, aes) = aes.split_last_chunk::<16>()?;
         Some(Self {
-            aes: LessSafeKey::new(UnboundKey::new(&AES_128_GCM, aes).ok()?),
-            chacha: LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &chacha).ok()?),
+            aes: Key::aes(engine, aes)?,
+            chacha: Key::chacha(&chacha)?,
             iv: *iv.first_chunk()?,
         })
     }
 
-    fn key(&self, cipher: Cipher) -> &LessSafeKey {
+    fn key(&self, cipher: Cipher) -> &Key {
         match cipher {
             Cipher::Aes128Gcm => &self.aes,
             Cipher::ChaCha20Poly1305 => &self.chacha,
         }
     }
 
-    fn nonce(&self, counter: u64) -> Nonce {
+    fn nonce(&self, counter: u64) -> [u8; NONCE] {
         let mut n = self.iv;
         for (byte, c) in n.iter_mut().skip(4).zip(counter.to_be_bytes()) {
             *byte ^= c;
         }
-        Nonce::assume_unique_for_key(n)
+        n
     }
 }
 
 /// Seals one direction.
 #[derive(Debug)]
 pub struct Sealer {
+    engine: Engine,
     secret: Secret,
     keys: Keys,
     cipher: Cipher,
@@ -129,6 +132,7 @@ pub struct Sealer {
 /// Opens one direction.
 #[derive(Debug)]
 pub struct Opener {
+    engine: Engine,
     secret: Secret,
     keys: Keys,
     /// Of the epoch before, for datagrams that were overtaken.
@@ -141,7 +145,12 @@ pub struct Opener {
 }
 
 /// Both directions of one session, from the secret that QUIC exported, and the number by which this side knows it.
-pub fn session(exported: &[u8; 32], role: Role, cipher: Cipher, now: Instant) -> Option<(Sealer, Opener, u32)> {
+pub fn session(
+    exported: &[u8; 32],
+    role: Role,
+    (cipher, engine): (Cipher, Engine),
+    now: Instant,
+) -> Option<(Sealer, Opener, u32)> {
     let secret = |from: Role| {
         let label = match from {
             Role::Initiator => "lanline sealed frames v1 initiator to acceptor",
@@ -160,7 +169,8 @@ pub fn session(exported: &[u8; 32], role: Role, cipher: Cipher, now: Instant) ->
     let (out, into) = (secret(own), secret(peer));
     let (theirs, ours) = (number(&out), number(&into));
     let sealer = Sealer {
-        keys: Keys::new(&out)?,
+        engine,
+        keys: Keys::new(engine, &out)?,
         secret: out,
         cipher,
         session: theirs,
@@ -170,7 +180,8 @@ pub fn session(exported: &[u8; 32], role: Role, cipher: Cipher, now: Instant) ->
         next: 0,
     };
     let opener = Opener {
-        keys: Keys::new(&into)?,
+        engine,
+        keys: Keys::new(engine, &into)?,
         secret: into,
         last: None,
         upcoming: None,
@@ -200,7 +211,7 @@ impl Sealer {
         self.epoch_until = now + EPOCH_FOR;
         self.epoch_first = self.next;
         self.secret.next();
-        let Some(keys) = Keys::new(&self.secret) else {
+        let Some(keys) = Keys::new(self.engine, &self.secret) else {
             return false;
         };
         self.keys = keys;
@@ -229,10 +240,10 @@ impl Sealer {
         };
         *room = head;
         let key = self.keys.key(self.cipher);
-        match key.seal_in_place_separate_tag(self.keys.nonce(counter), Aad::from(head), plain) {
-            Ok(tag) => tail.copy_from_slice(tag.as_ref()),
+        match key.seal(self.keys.nonce(counter), &head, plain) {
+            Some(tag) => *tail = tag,
             // Only for a plaintext of more than 2^36 bytes. What leaves must not be readable.
-            Err(_) => plain.fill(0),
+            None => plain.fill(0),
         }
     }
 }
@@ -259,7 +270,7 @@ impl Opener {
         if ahead == 1 && self.upcoming.is_none() {
             let mut secret = Secret(self.secret.0);
             secret.next();
-            self.upcoming = Keys::new(&secret).map(|k| (k, secret));
+            self.upcoming = Keys::new(self.engine, &secret).map(|k| (k, secret));
         }
         let keys = match ahead {
             0 => Some(&self.keys),
@@ -272,7 +283,7 @@ impl Opener {
             .split_first_chunk_mut::<SEAL_HEAD>()
             .ok_or(OpenError::Malformed)?;
         let key = keys.key(head.cipher);
-        let Ok(plain) = key.open_in_place(keys.nonce(counter), Aad::from(&*aad), sealed) else {
+        let Ok(plain) = key.open(keys.nonce(counter), &*aad, sealed) else {
             self.forgeries += 1;
             return Err(OpenError::Forged);
         };
@@ -307,8 +318,8 @@ mod tests {
 
     fn pair(cipher: Cipher) -> (Sealer, Opener) {
         let now = Instant::now();
-        let (seal, _, _) = session(&[7; 32], Role::Initiator, cipher, now).unwrap();
-        let (_, open, _) = session(&[7; 32], Role::Acceptor, cipher, now).unwrap();
+        let (seal, _, _) = session(&[7; 32], Role::Initiator, (cipher, Engine::Ring), now).unwrap();
+        let (_, open, _) = session(&[7; 32], Role::Acceptor, (cipher, Engine::AwsLc), now).unwrap();
         (seal, open)
     }
 
@@ -324,8 +335,8 @@ mod tests {
     fn both_sides_agree_and_the_directions_differ() {
         let now = Instant::now();
         for cipher in [Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305] {
-            let (mut a, mut a_open, a_no) = session(&[7; 32], Role::Initiator, cipher, now).unwrap();
-            let (mut b, mut b_open, b_no) = session(&[7; 32], Role::Acceptor, cipher, now).unwrap();
+            let (mut a, mut a_open, a_no) = session(&[7; 32], Role::Initiator, (cipher, Engine::AwsLc), now).unwrap();
+            let (mut b, mut b_open, b_no) = session(&[7; 32], Role::Acceptor, (cipher, Engine::Ring), now).unwrap();
             assert_ne!(a_no, b_no);
             let mut d = sealed(&mut a, b"frames");
             assert_eq!(SealHead::read(&d).unwrap().session, b_no);

@@ -2,7 +2,8 @@
 //!
 //! The receiver reports every [`REPORT_EVERY`] while datagrams come, and never otherwise, so an idle link costs nothing.
 //! Arrival times of every sixteenth datagram travel back in the reports and are compared with when it was sent, so
-//! datagrams carry no time stamps and the clocks need not agree: only changes of the one-way delay are used.
+//! datagrams carry no time stamps and the clocks need not agree: only changes of the one-way delay are used. A time of
+//! arrival is when this thread read the datagram, so a period in which the thread waited long for a processor tells none.
 
 use std::{
     collections::VecDeque,
@@ -12,9 +13,16 @@ use wire::frame::{MAX_SAMPLES, PathReport, SAMPLE_EVERY};
 
 /// Time between reports.
 pub const REPORT_EVERY: Duration = Duration::from_millis(50);
+/// A thread that waited longer for a processor, in all since its last report, says nothing of when datagrams arrived: as long
+/// as the delay that makes a link paced (`ENGAGE`), so that no waiting alone can.
+pub const WAITED: Duration = Duration::from_millis(15);
 /// Send times remembered, of every sixteenth datagram: 4,096 reach back 110 ms at 600,000 datagrams a second, and a second
 /// at 65,000.
 const REMEMBERED: usize = 4_096;
+/// How long a loss counts as of late: at 1 in 1,000 and 100 datagrams a second there is one in this time.
+pub const LOSS_FADES: Duration = Duration::from_secs(10);
+/// What is left of one loss after that time; less is none.
+const LOSS_COUNTS: f64 = 0.36;
 
 /// The receiver's side.
 #[derive(Debug)]
@@ -25,6 +33,8 @@ pub struct Receiver {
     /// When a report is due; `None` while nothing came since the last.
     due: Option<Instant>,
     last_report: Option<Instant>,
+    /// How long this thread had waited for a processor by then.
+    waited: Duration,
 }
 
 impl Receiver {
@@ -36,11 +46,13 @@ impl Receiver {
             newest_at: now,
             due: None,
             last_report: None,
+            waited: Duration::ZERO,
         }
     }
 
-    /// A datagram was opened. Only frames are worth a report: else two idle nodes would report each other's reports.
-    pub fn handle(&mut self, now: Instant, counter: u64, bytes: usize, frames: bool) {
+    /// A datagram with frames was opened. The link's own messages do not count: they may come by other paths, and two idle
+    /// nodes would report each other's reports.
+    pub fn handle(&mut self, now: Instant, counter: u64, bytes: usize) {
         let r = &mut self.report;
         if counter >= r.newest {
             r.newest = counter;
@@ -57,7 +69,7 @@ impl Receiver {
             let at = now.saturating_duration_since(self.started).as_micros();
             r.samples.push((counter, u64::try_from(at).unwrap_or(u64::MAX)));
         }
-        if frames && self.due.is_none() {
+        if self.due.is_none() {
             let earliest = self.last_report.map_or(now, |at| at + REPORT_EVERY);
             self.due = Some(earliest.max(now));
         }
@@ -68,11 +80,15 @@ impl Receiver {
         self.due
     }
 
-    /// The report, if one is due.
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<PathReport> {
+    /// The report, if one is due. `waited`: how long this thread has waited for a processor in its life.
+    pub fn poll_transmit(&mut self, now: Instant, waited: Duration) -> Option<PathReport> {
         self.due.filter(|at| *at <= now)?;
         self.due = None;
         self.last_report = Some(now);
+        let before = std::mem::replace(&mut self.waited, waited);
+        if waited.saturating_sub(before) > WAITED {
+            self.report.samples.clear();
+        }
         let held = now.saturating_duration_since(self.newest_at).as_micros();
         let report = PathReport {
             held_us: u32::try_from(held).unwrap_or(u32::MAX),
@@ -98,7 +114,7 @@ pub struct Progress {
     pub came: u64,
     /// See [`Progress::came`].
     pub came_bytes: u64,
-    /// Datagrams lost since the report before. Negative when some that were counted as lost came late.
+    /// Datagrams with frames lost since the report before. Negative when some that were counted as lost came late.
     pub lost: i64,
     /// Time between the two reports, by this side's clock.
     pub period: Duration,
@@ -117,6 +133,10 @@ pub struct Sender {
     rtt: Option<Duration>,
     reported: u64,
     lost: i64,
+    /// Datagrams due and lost of late; both fade with [`LOSS_FADES`].
+    recent: (f64, f64),
+    /// Runs of counters that the receiver does not count: first, how many.
+    aside: VecDeque<(u64, u64)>,
 }
 
 impl Sender {
@@ -129,7 +149,44 @@ impl Sender {
             rtt: None,
             reported: 0,
             lost: 0,
+            recent: (0.0, 0.0),
+            aside: VecDeque::new(),
         }
+    }
+
+    /// The datagram with this counter is no frame: it may go by any path, and no report counts it.
+    pub fn handle_aside(&mut self, counter: u64) {
+        if let Some((first, n)) = self.aside.back_mut()
+            && *first + *n == counter
+        {
+            *n += 1;
+            return;
+        }
+        if self.aside.len() >= REMEMBERED {
+            self.aside.pop_front();
+        }
+        self.aside.push_back((counter, 1));
+    }
+
+    /// The peer proved that the datagram with this counter came.
+    pub fn handle_proof(&mut self, counter: u64) {
+        self.reported = self.reported.max(counter + 1);
+    }
+
+    /// How many counters in `from..to` no report counts; those below `to` are forgotten.
+    fn take_aside(&mut self, from: u64, to: u64) -> u64 {
+        let mut sum = 0;
+        while let Some((first, n)) = self.aside.front_mut().filter(|(first, _)| *first < to) {
+            let end = (*first + *n).min(to);
+            sum += end.saturating_sub((*first).max(from));
+            if end < *first + *n {
+                *n = *first + *n - end;
+                *first = end;
+                break;
+            }
+            self.aside.pop_front();
+        }
+        sum
     }
 
     /// Datagrams with the counters `first..first + n` were sent.
@@ -163,9 +220,13 @@ impl Sender {
             largest: report.largest,
             ..Progress::default()
         };
-        let due = report.newest + 1 - before.0;
+        let aside = self.take_aside(before.0, report.newest + 1);
+        let due = (report.newest + 1 - before.0).saturating_sub(aside);
         p.lost = i64::try_from(due).unwrap_or(0) - i64::try_from(p.came).unwrap_or(0);
         self.lost += p.lost;
+        let kept = (-p.period.as_secs_f64() / LOSS_FADES.as_secs_f64()).exp();
+        let (all, lost) = self.recent;
+        self.recent = (all * kept + due as f64, lost * kept + p.lost as f64);
         let delays = report.samples.iter().filter_map(|(c, at)| self.delay(*c, *at));
         let (mut least, mut sum, mut n) = (i64::MAX, 0i64, 0i64);
         for d in delays {
@@ -176,7 +237,7 @@ impl Sender {
         p.delay_us = (n > 0).then(|| (least, sum / n));
         p.rtt = self.round_trip(now, &report);
         self.rtt = p.rtt.or(self.rtt);
-        self.reported = report.newest + 1;
+        self.reported = self.reported.max(report.newest + 1);
         while self
             .times
             .front()
@@ -225,6 +286,13 @@ impl Sender {
         self.rtt
     }
 
+    /// Share of datagrams lost of late, 0 to 1: over about [`LOSS_FADES`], as far as reported. A single loss counts for so
+    /// long, a few for twice as long.
+    pub fn recent_loss(&self) -> f64 {
+        let (all, lost) = self.recent;
+        if lost < LOSS_COUNTS { 0.0 } else { (lost / all).min(1.0) }
+    }
+
     /// Datagrams lost, as far as reported.
     pub fn lost(&self) -> u64 {
         u64::try_from(self.lost).unwrap_or(0)
@@ -248,12 +316,12 @@ mod tests {
             let delay = if step >= 200 { ms(50) } else { ms(30) };
             for c in counter..counter + 16 {
                 if c % 16 != 5 {
-                    rx.handle(sent + delay, c, 1_000, true);
+                    rx.handle(sent + delay, c, 1_000);
                 }
             }
             counter += 16;
             let there = sent + delay;
-            if let Some(r) = rx.poll_transmit(there) {
+            if let Some(r) = rx.poll_transmit(there, Duration::ZERO) {
                 let p = tx.handle_report(there + ms(20), counter, r).unwrap();
                 reports += 1;
                 assert_eq!(p.rtt, Some(delay + ms(20)), "{step}");
@@ -270,6 +338,39 @@ mod tests {
         assert!((7..=9).contains(&reports), "{reports}: one each 50 ms");
         assert!((300..=400).contains(&tx.lost()), "{}", tx.lost());
         assert_eq!(rx.totals().0, 400 * 15);
+    }
+
+    #[test]
+    fn loss_of_late_fades_and_probes_that_are_too_large_are_none() {
+        let now = Instant::now();
+        let mut tx = Sender::new(now);
+        let report = |newest: u64, datagrams: u64| PathReport {
+            newest,
+            datagrams,
+            bytes: datagrams,
+            ..PathReport::default()
+        };
+        tx.handle_sent(now, 0, 10_000);
+        // Two probes: no frames, whatever became of them.
+        [500, 501].into_iter().for_each(|c| tx.handle_aside(c));
+        let p = tx.handle_report(now, 10_000, report(999, 998)).unwrap();
+        assert_eq!((p.lost, tx.lost(), tx.recent_loss()), (0, 0, 0.0));
+        tx.handle_report(now, 10_000, report(1_999, 1_978)).unwrap();
+        assert!(
+            tx.lost() == 20 && (tx.recent_loss() - 0.01).abs() < 1e-4,
+            "{}",
+            tx.recent_loss()
+        );
+        let later = now + 4 * LOSS_FADES;
+        tx.handle_report(later, 10_000, report(2_999, 2_978)).unwrap();
+        assert!(tx.recent_loss() < 0.001 && tx.lost() == 20, "{}", tx.recent_loss());
+        let much_later = later + LOSS_FADES;
+        tx.handle_report(much_later, 10_000, report(2_999, 2_978)).unwrap();
+        assert_eq!(tx.recent_loss(), 0.0);
+        let later = much_later;
+        // What came late after all counts back, and never below nothing.
+        tx.handle_report(later, 10_000, report(3_000, 3_000)).unwrap();
+        assert_eq!(tx.recent_loss(), 0.0);
     }
 
     #[test]
@@ -323,16 +424,78 @@ mod tests {
     fn silence_is_not_reported_and_samples_are_bounded() {
         let now = Instant::now();
         let mut rx = Receiver::new(now);
-        assert_eq!((rx.poll_timeout(), rx.poll_transmit(now)), (None, None));
-        rx.handle(now, 0, 10, false);
-        assert_eq!(rx.poll_timeout(), None, "a report is not reported");
-        rx.handle(now, 1, 10, true);
-        assert!(rx.poll_transmit(now).is_some(), "the first is reported at once");
+        assert_eq!((rx.poll_timeout(), rx.poll_transmit(now, Duration::ZERO)), (None, None));
+        rx.handle(now, 1, 10);
+        assert!(
+            rx.poll_transmit(now, Duration::ZERO).is_some(),
+            "the first is reported at once"
+        );
         assert_eq!(rx.poll_timeout(), None);
         for c in 0..10_000 {
-            rx.handle(now, c, 10, true);
+            rx.handle(now, c, 10);
         }
         assert_eq!(rx.poll_timeout(), Some(now + REPORT_EVERY));
-        assert_eq!(rx.poll_transmit(now + REPORT_EVERY).unwrap().samples.len(), MAX_SAMPLES);
+        assert_eq!(
+            rx.poll_transmit(now + REPORT_EVERY, Duration::ZERO)
+                .unwrap()
+                .samples
+                .len(),
+            MAX_SAMPLES
+        );
+    }
+    #[test]
+    fn what_is_no_frame_counts_neither_as_come_nor_as_lost() {
+        let now = Instant::now();
+        let mut tx = Sender::new(now);
+        let mut came = 0;
+        for round in 0..50u64 {
+            // Of twenty counters five are messages, in two runs, and three frames are lost.
+            let first = round * 20;
+            for c in first..first + 20 {
+                if [0, 1, 7, 8, 9].contains(&(c - first)) {
+                    tx.handle_aside(c);
+                } else {
+                    tx.handle_sent(now, c, 1);
+                }
+            }
+            came += 12;
+            let report = PathReport {
+                newest: first + 18,
+                datagrams: came,
+                ..PathReport::default()
+            };
+            let p = tx.handle_report(now, first + 20, report).unwrap();
+            assert_eq!(p.came, 12);
+            // The last of each round is not known of yet.
+            assert_eq!(p.lost, if round == 0 { 2 } else { 3 });
+        }
+        assert!(tx.aside.len() <= 1);
+        for c in 0..1_000_000 {
+            tx.handle_aside(5_000 + c * 2);
+        }
+        assert_eq!(tx.aside.len(), REMEMBERED);
+        tx.handle_proof(9_999);
+        assert_eq!(tx.reported(), 10_000);
+    }
+
+    #[test]
+    fn a_thread_that_waited_for_a_processor_tells_no_arrivals() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut rx = Receiver::new(start);
+        let mut samples = |step: u64, waited: Duration| {
+            let now = start + ms(100 * step);
+            (0..32).for_each(|c| rx.handle(now, 32 * step + c, 1_000));
+            let report = rx.poll_transmit(now + REPORT_EVERY, waited).unwrap();
+            assert_eq!(
+                (report.newest, report.datagrams),
+                (32 * step + 31, 32 * (step + 1)),
+                "the rest is told"
+            );
+            report.samples.len()
+        };
+        assert_eq!(samples(0, ms(9)), 2);
+        assert_eq!(samples(1, ms(18)), 2, "what it waited before is told already");
+        assert_eq!(samples(2, ms(48)), 0);
+        assert_eq!(samples(3, ms(50)), 2, "once, and forgotten");
     }
 }

@@ -47,6 +47,16 @@ async fn failures_say_what_happened() {
     a.join(&b).await;
     let r = a.net.request(peer, ECHO, vec![], LONG).await;
     assert!(matches!(r, Err(CallError::Unsupported { .. })), "{r:?}");
+    // More than a stream takes before the peer has said no.
+    let r = a.net.request(peer, ECHO, vec![0; defaults::MAX_MESSAGE], LONG).await;
+    assert!(matches!(r, Err(CallError::Unsupported { .. })), "{r:?}");
+    let mut s = a.net.open_stream(peer, ECHO).await.unwrap();
+    s.write_all(b"x").await.unwrap();
+    let e = s.read_u8().await.unwrap_err();
+    assert!(
+        e.kind() == std::io::ErrorKind::Unsupported && e.to_string().contains("does not speak"),
+        "{e}"
+    );
     let mut rx = b.net.serve(ECHO);
     let (r, ()) = tokio::join!(a.net.request(peer, ECHO, vec![1], LONG), async {
         drop(rx.recv().await)

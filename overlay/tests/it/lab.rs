@@ -230,7 +230,7 @@ fn punch(tag: &str, nat_a: &str, nat_b: &str) {
     let mut dialler = Process::start(&b, "dialler", 3, &[way_in, ("LLN_PEER", id(2).to_string())]);
     let first = dialler.says("first path");
     assert!(first.ends_with("Relayed"), "{first}");
-    dialler.says("echo over Relayed");
+    dialler.says("link over Relayed");
     dialler.says("direct path");
     dialler.says("echo over Direct");
     eprintln!("{tag}: {:?}", dialler.seen);

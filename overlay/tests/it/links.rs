@@ -53,7 +53,7 @@ async fn when_both_open_one_the_lower_nodes_link_stays() {
 
 #[tokio::test]
 async fn a_link_over_tcp_moves_to_udp_when_it_can() {
-    let (mut a, mut b) = (node(1).await, node(2).await);
+    let (a, mut b) = (node(1).await, node(2).await);
     a.net.connect(b.id(), vec![b.tcp().await]).await.unwrap();
     let mut slow = a.net.open_link(b.id()).await.unwrap();
     let mut slow_b = b.next_link().await;
@@ -61,33 +61,15 @@ async fn a_link_over_tcp_moves_to_udp_when_it_can() {
     exchange(&mut slow, &mut slow_b).await;
     exchange(&mut slow_b, &mut slow).await;
     a.net.dial(b.quic().await).await.unwrap();
-    let (mut fast, mut fast_b) = (a.next_link().await, b.next_link().await);
-    assert_eq!(
-        (fast.path().kind, fast_b.path().kind),
-        (PathKind::Direct, PathKind::Direct)
-    );
-    exchange(&mut fast, &mut fast_b).await;
-    assert!(recv(&mut slow).await.is_err());
+    until("both directions to go by UDP", || {
+        let kinds = (slow.path().kind, slow_b.path().kind);
+        std::future::ready((kinds == (PathKind::Direct, PathKind::Direct)).then_some(()))
+    })
+    .await;
+    exchange(&mut slow, &mut slow_b).await;
+    exchange(&mut slow_b, &mut slow).await;
 }
 
-#[tokio::test]
-async fn a_stream_link_that_cannot_be_written_drops_and_does_not_wait() {
-    let (a, mut b) = (node(1).await, node(2).await);
-    a.net.connect(b.id(), vec![b.tcp().await]).await.unwrap();
-    let mut ours = a.net.open_link(b.id()).await.unwrap();
-    let _never_read = b.next_link().await;
-    let mut taken = 0;
-    let mut waiting = burst(&vec![Bytes::from(vec![7; 1_400]); 100]);
-    // The other end does not read: windows and queues fill, whatever their size.
-    while waiting.is_empty() || taken == 0 {
-        waiting = burst(&vec![Bytes::from(vec![7; 1_400]); 100]);
-        taken += ours.send(&mut waiting).unwrap().taken;
-        assert!(taken < 1_000_000, "nothing bounds the queue");
-    }
-    assert_eq!(ours.send_room(), 0);
-}
-
-/// `a` may not use loopback, so nobody can reach it but over the relay that it already knows.
 #[tokio::test]
 async fn frames_travel_over_a_relay() {
     let (mut a, b, relay) = (node(1).await, node(2).await, node(3).await);

@@ -10,9 +10,11 @@
 
 mod calls;
 mod child;
+mod hostile;
 mod interop;
 mod lab;
 mod links;
 mod peers;
+mod relay;
 mod sealed;
 mod support;

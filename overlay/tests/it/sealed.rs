@@ -7,30 +7,36 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 use tokio::net::UdpSocket;
 use wire::{
     frame::{SEALED_FIRST, SEALED_MASK},
-    link::Link,
+    link::{Link, PathState},
 };
 
 /// What the middlebox does to datagrams from the dialler.
 #[derive(Default)]
-struct Faults {
+pub struct Faults {
     /// Sealed datagrams are kept here.
-    kept: Mutex<Vec<Vec<u8>>>,
+    pub kept: Mutex<Vec<Vec<u8>>>,
+    /// QUIC's too: from the dialler, and to it.
+    pub quic: [Mutex<Vec<Vec<u8>>>; 2],
+    /// Of what the dialler sends nothing but sealed datagrams passes.
+    no_quic: AtomicBool,
     /// Larger ones vanish, both ways, without a word.
     narrow: AtomicUsize,
     /// Where the box sends from; another one after a rebinding.
     outside: Mutex<Option<Arc<UdpSocket>>>,
 }
 
-struct Middlebox {
+pub struct Middlebox {
     at: SocketAddr,
-    faults: Arc<Faults>,
+    pub faults: Arc<Faults>,
     to: SocketAddr,
+    /// Towards the dialler, and where it is.
+    inside: (Arc<UdpSocket>, Arc<Mutex<Option<SocketAddr>>>),
 }
 
 fn is_sealed(d: &[u8]) -> bool {
@@ -45,19 +51,27 @@ impl Middlebox {
         let faults = Arc::new(Faults::default());
         faults.narrow.store(usize::MAX, Ordering::Relaxed);
         let dialler = Arc::new(Mutex::new(None));
-        let this = Self { at, faults, to };
-        this.rebind(&inside, &dialler).await;
+        let towards = (inside.clone(), dialler.clone());
+        let this = Self {
+            at,
+            faults,
+            to,
+            inside: towards,
+        };
+        this.rebind().await;
         let (f, client, from_inside) = (this.faults.clone(), dialler, inside);
         tokio::spawn(async move {
             let mut buf = vec![0; 65_536];
             while let Ok((n, from)) = from_inside.recv_from(&mut buf).await {
                 *client.lock().unwrap() = Some(from);
                 let d = &buf[..n];
-                if n > f.narrow.load(Ordering::Relaxed) {
+                if n > f.narrow.load(Ordering::Relaxed) || f.no_quic.load(Ordering::Relaxed) && !is_sealed(d) {
                     continue;
                 }
                 if is_sealed(d) {
                     f.kept.lock().unwrap().push(d.to_vec());
+                } else {
+                    f.quic[0].lock().unwrap().push(d.to_vec());
                 }
                 let outside = f.outside.lock().unwrap().clone().unwrap();
                 let _ = outside.send_to(d, to).await;
@@ -67,14 +81,17 @@ impl Middlebox {
     }
 
     /// Sends from a new port from now on, as a router does that lost its mapping.
-    async fn rebind(&self, inside: &Arc<UdpSocket>, dialler: &Arc<Mutex<Option<SocketAddr>>>) {
+    async fn rebind(&self) {
         let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         *self.faults.outside.lock().unwrap() = Some(outside.clone());
-        let (inside, dialler, f) = (inside.clone(), dialler.clone(), self.faults.clone());
+        let ((inside, dialler), f) = (self.inside.clone(), self.faults.clone());
         tokio::spawn(async move {
             let mut buf = vec![0; 65_536];
             while let Ok((n, _)) = outside.recv_from(&mut buf).await {
                 let client = *dialler.lock().unwrap();
+                if !is_sealed(&buf[..n]) {
+                    f.quic[1].lock().unwrap().push(buf[..n].to_vec());
+                }
                 if let (Some(to), true) = (client, n <= f.narrow.load(Ordering::Relaxed)) {
                     let _ = inside.send_to(&buf[..n], to).await;
                 }
@@ -82,7 +99,17 @@ impl Middlebox {
         });
     }
 
-    async fn inject(&self, datagrams: &[Vec<u8>]) {
+    /// Sends to the dialler as if the other side had.
+    pub async fn inject_back(&self, datagrams: &[Vec<u8>]) {
+        let (socket, dialler) = &self.inside;
+        let to = dialler.lock().unwrap().unwrap();
+        for d in datagrams {
+            socket.send_to(d, to).await.unwrap();
+        }
+    }
+
+    /// Sends to the node behind the box as if the dialler had.
+    pub async fn inject(&self, datagrams: &[Vec<u8>]) {
         let outside = self.faults.outside.lock().unwrap().clone().unwrap();
         for d in datagrams {
             outside.send_to(d, self.to).await.unwrap();
@@ -90,12 +117,12 @@ impl Middlebox {
     }
 }
 
-fn socket_of(addr: &Multiaddr) -> SocketAddr {
+pub fn socket_of(addr: &Multiaddr) -> SocketAddr {
     overlay::path::socket_of(addr).unwrap()
 }
 
 /// Two nodes with the box between them, and the two ends of their link.
-async fn linked() -> (Node, Node, Middlebox, Box<dyn Link>, Box<dyn Link>) {
+pub async fn linked() -> (Node, Node, Middlebox, Box<dyn Link>, Box<dyn Link>) {
     let (a, mut b) = (node(1).await, node(2).await);
     let mid = Middlebox::before(&b).await;
     let via: Multiaddr = format!("/ip4/127.0.0.1/udp/{}/quic-v1", mid.at.port()).parse().unwrap();
@@ -105,7 +132,7 @@ async fn linked() -> (Node, Node, Middlebox, Box<dyn Link>, Box<dyn Link>) {
     (a, b, mid, ours, theirs)
 }
 
-fn drops(link: &dyn Link, name: &str) -> u64 {
+pub fn drops(link: &dyn Link, name: &str) -> u64 {
     link.path()
         .drops
         .iter()
@@ -171,16 +198,13 @@ async fn a_rebound_mapping_costs_no_frame_from_the_side_that_moved() {
     exchange(&mut ours, &mut theirs).await;
     for _ in 0..3 {
         let seen = theirs.path().remote;
-        // The box answers at the same inside port, but leaves from another outside one.
-        let inside_of = Arc::new(Mutex::new(None));
-        let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        mid.rebind(&back, &inside_of).await;
+        mid.rebind().await;
         exchange(&mut ours, &mut theirs).await;
-        assert_ne!(
-            theirs.path().remote,
-            seen,
-            "the newest genuine datagram says where the peer is"
-        );
+        until("the peer to be followed", || {
+            std::future::ready((theirs.path().remote != seen).then_some(()))
+        })
+        .await;
+        exchange(&mut theirs, &mut ours).await;
     }
 }
 
@@ -219,6 +243,60 @@ async fn a_reader_that_never_reads_bounds_the_inbox() {
     until("the inbox to be full", || {
         let _ = ours.send(&mut burst(&many));
         std::future::ready((drops(&*theirs, "link_inbox_full") > 0).then_some(()))
+    })
+    .await;
+}
+
+/// The box lets nothing of the frame connection through any more, only sealed datagrams.
+#[tokio::test]
+async fn a_link_outlives_the_connection_that_proved_it() {
+    let (a, b, mid, mut ours, mut theirs) = linked().await;
+    exchange(&mut ours, &mut theirs).await;
+    mid.faults.no_quic.store(true, Ordering::Relaxed);
+    // Everything but the link goes: the control connections, and whatever QUIC would say.
+    a.net.close(b.id()).await;
+    for _ in 0..20 {
+        exchange(&mut ours, &mut theirs).await;
+        exchange(&mut theirs, &mut ours).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(drops(&*ours, "link_unsent"), 0);
+}
+
+/// Both ends learn of each other's real addresses and use them when the box dies.
+#[tokio::test]
+async fn a_dead_box_is_gone_around() {
+    let (a, b, mid, mut ours, mut theirs) = linked().await;
+    exchange(&mut ours, &mut theirs).await;
+    let through_box = ours.path().remote;
+    // Loopback is never told to peers: the second way is learned from a second control connection.
+    a.net.dial(b.quic().await).await.unwrap();
+    until("another path", || {
+        let spare = |l: &dyn Link| l.path().paths.iter().any(|p| p.state == PathState::Validated);
+        std::future::ready((spare(&*ours) && spare(&*theirs)).then_some(()))
+    })
+    .await;
+    mid.faults.narrow.store(0, Ordering::Relaxed);
+    until("frames to go around", || {
+        for l in [&mut ours, &mut theirs] {
+            l.send(&mut burst(&[Bytes::from_static(b"anybody there?")])).unwrap();
+        }
+        let moved = ours.path().remote != through_box && through_box.is_some();
+        let both = theirs
+            .path()
+            .paths
+            .iter()
+            .any(|p| p.state == PathState::Active && p.rtt.is_some());
+        std::future::ready((moved && both).then_some(()))
+    })
+    .await;
+    guard("frames again", async {
+        loop {
+            ours.send(&mut burst(&[Bytes::from_static(b"here I am")])).unwrap();
+            if recv(&mut theirs).await.unwrap().iter().any(|d| d == "here I am") {
+                return;
+            }
+        }
     })
     .await;
 }

@@ -27,6 +27,9 @@ pub fn config(n: u8, dir: &tempfile::TempDir) -> OverlayConfig {
         bootstrap: Vec::new(),
         peer_book: dir.path().join("peers.json"),
         mdns: false,
+        relay: overlay::relay::Settings::default(),
+        port_mapping: false,
+        web_port: None,
         agent: "lanline/test".into(),
     }
 }

@@ -33,12 +33,14 @@ impl Net {
                 reply,
             } => self.closest(key, n, deadline, reply),
             Command::Peers(reply) => drop(reply.send(self.peer_infos())),
+            Command::RelayLook(reply) => drop(reply.send(self.relay_looks())),
             Command::Status(reply) => drop(reply.send(self.status())),
             Command::DialAddrs(reply) => drop(reply.send(self.dial_addrs())),
             Command::SetMembers(members) => self.set_members(members),
             Command::Block(peers) => self.block(peers),
             Command::Exclude(names) => {
                 self.excluded = names;
+                self.port().interfaces.read_now();
                 self.scan_excluded();
             }
             Command::Neighbours(nodes) if nodes != self.neighbours => {
@@ -199,6 +201,9 @@ impl Net {
             }
         }
         self.port.set_blocked(peers.clone());
+        let relayed = &self.port.sealed.relayed;
+        let ended = relayed.relay().handle_blocked(peers.clone());
+        relayed.tell(ended);
         self.blocked = peers;
         self.update_keep();
     }

@@ -37,6 +37,13 @@ pub(super) struct Dial {
     pub(super) until: Instant,
     /// Addresses came in since the known ones were tried.
     fresh: bool,
+    /// When relays are tried beside what is under way; `None` once they were.
+    pub(super) relays_at: Option<Instant>,
+    /// When the addresses are dialled once more while nobody at all is connected: a handshake repeats itself ever more
+    /// slowly, and the network may be back at any moment.
+    pub(super) again_at: Instant,
+    /// Dials beside that of the stage, whose failure decides nothing; at most [`defaults::SIDE_DIALS`].
+    beside: Vec<ConnectionId>,
     why: String,
 }
 
@@ -91,7 +98,7 @@ impl Net {
             if fresh && dial.conn.is_none() {
                 self.retry_known(peer, node);
             }
-            return;
+            return; // New addresses are being tried by `add_known` already.
         }
         self.dials.insert(
             peer,
@@ -101,6 +108,9 @@ impl Net {
                 conn: None,
                 until: Instant::now() + defaults::CONNECT_FOR,
                 fresh: false,
+                relays_at: Some(Instant::now() + defaults::RELAYS_AFTER),
+                again_at: Instant::now() + defaults::AGAIN_ALONE,
+                beside: Vec::new(),
                 why: "no address is known".into(),
             },
         );
@@ -150,10 +160,60 @@ impl Net {
         }
     }
 
+    /// Tries addresses beside what is under way to a peer, so that one that is slow to fail holds up none that works.
+    pub(super) fn dial_beside(&mut self, peer: PeerId, addrs: Vec<Multiaddr>) {
+        let Some(d) = self.dials.get_mut(&peer) else { return };
+        if addrs.is_empty() || d.beside.len() >= defaults::SIDE_DIALS {
+            return;
+        }
+        let opts = DialOpts::peer_id(peer)
+            .addresses(addrs)
+            .condition(PeerCondition::Always)
+            .build();
+        d.beside.push(opts.connection_id());
+        if let Err(e) = self.swarm.dial(opts) {
+            tracing::debug!(%peer, error = %e, "not dialled beside");
+        }
+    }
+
+    /// Tries relays for peers that have not answered yet.
+    pub(super) fn try_relays(&mut self, now: Instant) {
+        let due = self
+            .dials
+            .iter()
+            .filter(|(_, d)| d.relays_at.is_some_and(|at| at <= now));
+        for peer in due.map(|(p, _)| *p).collect::<Vec<_>>() {
+            if let Some(d) = self.dials.get_mut(&peer) {
+                d.relays_at = None;
+            }
+            self.dial_beside(peer, self.relay_guesses(peer));
+        }
+    }
+
+    /// Dials once more while nobody is connected.
+    pub(super) fn dial_on(&mut self, now: Instant) {
+        if !self.peers.is_empty() || !self.redial.is_newly_alone(now) {
+            return;
+        }
+        let due: Vec<PeerId> = self
+            .dials
+            .iter()
+            .filter(|(_, d)| d.again_at <= now)
+            .map(|(p, _)| *p)
+            .collect();
+        for peer in due {
+            if let Some(d) = self.dials.get_mut(&peer) {
+                d.again_at = now + defaults::AGAIN_ALONE;
+            }
+            let addrs = path::node_id(&peer).map(|n| self.addresses(n)).unwrap_or_default();
+            self.dial_beside(peer, addrs);
+        }
+    }
+
     /// A dial ended without a connection.
     pub(super) fn dial_failed(&mut self, peer: PeerId, conn: Option<ConnectionId>, error: &DialError) {
         let Some(d) = self.dials.get_mut(&peer) else { return };
-        if conn.is_some() && d.conn.is_some() && d.conn != conn {
+        if conn.is_some_and(|c| d.beside.contains(&c)) || (conn.is_some() && d.conn.is_some() && d.conn != conn) {
             return;
         }
         d.conn = None;
@@ -294,11 +354,17 @@ impl Net {
             }
         }
         let list = self.known.entry(node).or_default();
+        let new: Vec<Multiaddr> = addrs.iter().filter(|a| !list.contains(a)).cloned().collect();
         for a in addrs.into_iter().rev() {
             list.retain(|b| *b != a);
             list.insert(0, a);
         }
         list.truncate(defaults::BOOK_ADDRS);
+        let prefixes = self.prefixes.borrow().towards(Some(node));
+        let new = new.into_iter().filter(|a| !prefixes.contains_addr(a)).collect();
+        if let Some(peer) = path::peer_id(node).filter(|p| self.dials.get(p).is_some_and(|d| d.conn.is_some())) {
+            self.dial_beside(peer, new);
+        }
     }
 
     /// Dials bootstraps whose peer is not known yet.

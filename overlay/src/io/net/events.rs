@@ -18,7 +18,7 @@ use libp2p::{
     swarm::{ConnectionId, DialError, SwarmEvent},
 };
 use std::{collections::BTreeMap, time::Instant};
-use wire::link::PathKind;
+use wire::{link::PathKind, relay::RELAY_PROTOCOL};
 
 /// Relay v2's protocol of a node that relays.
 const RELAY_HOP: &str = "/libp2p/circuit/relay/0.2.0/hop";
@@ -74,7 +74,12 @@ impl Net {
 
     /// The machine's network changed: what was unreachable may be reachable now.
     fn on_addresses(&mut self) {
+        self.port().interfaces.read_now();
         self.out.addresses_changed();
+        self.nat_addresses();
+        self.look_around();
+        self.close_stranded();
+        self.doubt_control();
         self.redial.handle_network_change(Instant::now());
     }
 
@@ -84,8 +89,8 @@ impl Net {
             self.swarm.close_connection(conn);
             return;
         };
-        let route = path::route_of(point);
         let remote = point.get_remote_address().clone();
+        let route = path::route_of(point).map(|r| self.with_relay(r, &remote));
         tracing::debug!(%peer, kind = ?route.map(|r| r.kind), dialled = point.is_dialer(), "connected");
         self.next_seq += 1;
         let entry = Conn {
@@ -101,8 +106,11 @@ impl Net {
             agent: String::new(),
             lanline: false,
             relays: false,
+            carries: false,
             listen: Vec::new(),
             since: wall(),
+            next_udp: Instant::now() + defaults::UDP_RETRY.0,
+            udp_pause: defaults::UDP_RETRY.0,
         });
         p.conns.insert(conn, entry);
         if first {
@@ -114,15 +122,22 @@ impl Net {
         if let Some(reply) = self.lone_dials.remove(&conn) {
             drop(reply.send(Ok(node)));
         }
-        if point.is_dialer() {
+        if point.is_dialer() && !path::is_carried(&remote) {
             // It worked: the first to try next time.
             self.book.remember(Instant::now(), wall(), node, &[bare(&remote)]);
         }
         if first {
             self.update_keep();
         }
-        if route.is_some_and(|r| r.kind == PathKind::Direct) && self.port.wants_direct_link(node) {
-            self.better_link(node);
+        if let Some(session) = self.port.session(node) {
+            let at = route.filter(|r| r.kind == PathKind::Direct).and_then(|r| r.socket);
+            session.with_paths(&self.port.sealed, |paths, now| {
+                // It may be one that started anew and knows nothing of the link.
+                if first {
+                    paths.handle_doubt(now);
+                }
+                paths.try_addresses(now, at.as_slice());
+            });
         }
     }
 
@@ -133,6 +148,7 @@ impl Net {
             return;
         }
         self.peers.remove(&peer);
+        self.port.sealed.relayed.work.notify_one();
         if let Some(node) = path::node_id(&peer) {
             self.port.set_rtt(node, None);
             self.out.disconnected(node);
@@ -172,7 +188,7 @@ impl Net {
                 connection_id,
                 info,
             }) => self.on_identify(peer_id, connection_id, info),
-            BehaviourEvent::Ping(ping::Event {
+            BehaviourEvent::Pings(ping::Event {
                 peer,
                 connection,
                 result: Ok(rtt),
@@ -184,8 +200,24 @@ impl Net {
                     self.port.set_rtt(node, Some(rtt));
                 }
             }
+            BehaviourEvent::Pings(ping::Event {
+                peer,
+                connection,
+                result: Err(why),
+            }) => {
+                // TCP would not notice for hours that the peer is gone.
+                tracing::debug!(%peer, error = %why, "closed: a ping was not answered");
+                self.swarm.close_connection(connection);
+            }
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, step, .. }) => {
                 self.on_query(id, result, step.last);
+            }
+            BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, addresses, .. }) => {
+                // An address that was dialled is told to others; a virtual one says something on this node alone.
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                for addr in addresses.iter().filter(|a| path::is_carried(a)) {
+                    kad.remove_address(&peer, addr);
+                }
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(list)) => self.on_mdns(list),
             BehaviourEvent::RelayClient(relay::client::Event::ReservationReqAccepted { relay_peer_id, .. }) => {
@@ -196,6 +228,7 @@ impl Net {
             }
             BehaviourEvent::Autonat(e) => {
                 tracing::debug!(addr = %e.tested_addr, result = ?e.result, "reachability test");
+                self.nat_tested(&e.tested_addr, e.result.is_ok());
             }
             _ => {}
         }
@@ -222,8 +255,10 @@ impl Net {
         p.agent = api::agent(&info.agent_version);
         p.lanline = info.protocol_version == IDENTIFY;
         p.relays = speaks(RELAY_HOP);
+        p.carries = p.lanline && speaks(RELAY_PROTOCOL);
         p.listen = listen.clone();
         self.relays.judge_now();
+        self.port.sealed.relayed.work.notify_one();
         let ours = p.lanline && speaks(KAD.as_ref());
         self.update_keep();
         let kad = &mut self.swarm.behaviour_mut().kad;
@@ -237,8 +272,17 @@ impl Net {
             // A peer of some other libp2p network must not sit in our table.
             kad.remove_peer(&peer);
         }
-        if route.is_some_and(|r| r.kind == PathKind::Direct) {
-            self.on_observed(bare(&info.observed_addr), dialled);
+        if let Some(route) = route {
+            self.nat_seen(peer, route, &info.observed_addr);
+        }
+        let observed = bare(&info.observed_addr);
+        match route.map(|r| r.kind) {
+            Some(PathKind::Direct) => self.on_observed(observed, dialled),
+            // Who gets in by TCP alone needs an address of this node for a reservation.
+            Some(PathKind::Tcp) if !dialled && self.swarm.listeners().any(|l| *l == observed) => {
+                self.swarm.add_external_address(observed);
+            }
+            _ => {}
         }
     }
 

@@ -1,8 +1,12 @@
 //! The net thread: one task that owns the swarm, and everything it decides.
 
+mod around;
 mod commands;
 mod dial;
 mod events;
+mod keep;
+mod meet;
+mod nat;
 mod out;
 mod relays;
 mod start;
@@ -13,17 +17,22 @@ use super::{
     behaviour::{Behaviour, Mdns},
     book::Book,
     guard,
-    link::StreamLink,
-    overlay,
     port::{Arrived, Port},
+    portmap::PortMap,
+    relay::Look,
     sealed::SealedLink,
+    stream_carrier::StreamCarrier,
     streams::{OpenReply, Shared},
 };
 use crate::{
+    carrier::CarrierKind,
     defaults,
+    keep::Watched,
+    nat::Nat,
     path::{self, Prefixes, Route},
     redial::Redial,
 };
+use around::Around;
 use dial::{Anonymous, Dial};
 use futures::{FutureExt, StreamExt};
 use libp2p::{Multiaddr, PeerId, Swarm, kad::QueryId, swarm::ConnectionId};
@@ -31,14 +40,12 @@ use out::Outbox;
 use relays::Relays;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot, watch};
-use wire::{
-    NodeId, UnixMillis,
-    link::{Link, PathKind},
-};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use wire::{NodeId, UnixMillis, link::PathKind};
 
 /// What the handle asks of the net thread.
 pub(super) enum Command {
@@ -68,6 +75,7 @@ pub(super) enum Command {
     },
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     Status(oneshot::Sender<NetStatus>),
+    RelayLook(oneshot::Sender<Vec<Look>>),
     DialAddrs(oneshot::Sender<Vec<Multiaddr>>),
     SetMembers(BTreeSet<NodeId>),
     Block(BTreeSet<NodeId>),
@@ -92,9 +100,15 @@ struct Peer {
     conns: BTreeMap<ConnectionId, Conn>,
     agent: String,
     lanline: bool,
+    /// It serves circuits.
     relays: bool,
+    /// It carries frames for others.
+    carries: bool,
     listen: Vec<Multiaddr>,
     since: UnixMillis,
+    /// When UDP is tried again if all connections run over TCP, and the pause after that.
+    next_udp: Instant,
+    udp_pause: Duration,
 }
 
 impl Peer {
@@ -118,8 +132,6 @@ enum Query {
     Find(PeerId),
 }
 
-type BoxedLink = Box<dyn Link>;
-
 /// What the net thread owns.
 pub(super) struct Net {
     me: NodeId,
@@ -130,7 +142,6 @@ pub(super) struct Net {
     out: Outbox,
     frames: mpsc::Receiver<Arrived>,
     frame_streams: mpsc::Receiver<(NodeId, libp2p::Stream)>,
-    better_links: (mpsc::Sender<BoxedLink>, mpsc::Receiver<BoxedLink>),
     mdns: Mdns,
 
     peers: BTreeMap<PeerId, Peer>,
@@ -148,9 +159,20 @@ pub(super) struct Net {
     excluded: BTreeSet<String>,
     neighbours: BTreeSet<NodeId>,
     prefixes: watch::Sender<Arc<Prefixes>>,
+    /// Where peers of links see this node.
+    sightings: broadcast::Receiver<(SocketAddr, SocketAddr)>,
     observed: VecDeque<Multiaddr>,
     relays: Relays,
+    nat: Nat,
+    port_map: PortMap,
     next_scan: Instant,
+    /// Control connections, and when they are looked at.
+    watched: BTreeMap<(PeerId, usize), Watched>,
+    next_look: Instant,
+    /// Peers reached around their silent direct connections.
+    around: Around,
+    /// The machine's uptime when this was looked at last.
+    uptime: Option<Duration>,
 }
 
 /// Commands handled in a row before the swarm gets a turn.
@@ -160,6 +182,7 @@ impl Net {
     /// Runs until told to stop or until the last handle is dropped; gives back who asked for the end.
     pub(super) async fn run(mut self) -> Option<oneshot::Sender<()>> {
         let mut burst = 0;
+        let port = self.port.clone();
         let stopped = loop {
             let wake = self.drive(Instant::now());
             tokio::select! {
@@ -173,10 +196,12 @@ impl Net {
                     }
                     continue;
                 }
+                () = port.sealed.meet.notified() => {}
                 () = self.out.flush(), if self.out.pending() => {}
                 Some(arrived) = self.frames.recv() => self.on_frames(arrived),
                 Some((peer, stream)) = self.frame_streams.recv() => self.on_frame_stream(peer, stream),
-                Some(link) = self.better_links.1.recv() => self.out.link(link),
+                Some(says) = self.port_map.says.recv() => self.nat_router(says),
+                Ok((by, seen)) = self.sightings.recv() => self.nat_sighted(by, seen),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
                 () = tokio::time::sleep_until(wake.into()) => {}
                 () = std::future::ready(()), if burst >= COMMAND_BURST => {}
@@ -189,7 +214,7 @@ impl Net {
 
     /// Does what is due and says when to come back.
     fn drive(&mut self, now: Instant) -> Instant {
-        self.redial.handle_neighbours(self.peers.len());
+        self.redial.handle_neighbours(now, self.peers.len());
         self.redial.handle_timeout(now);
         while let Some(peer) = self.redial.poll_event() {
             self.dial_peer(peer, Vec::new(), None);
@@ -197,19 +222,35 @@ impl Net {
         self.redial_anonymous(now);
         self.end_queries(now);
         self.end_dials(now);
+        self.try_relays(now);
+        self.dial_on(now);
         self.check_relays(now);
+        self.nat.handle_timeout(now);
+        self.retry_udp(now);
         self.book.handle_timeout(now);
-        if !self.excluded.is_empty() && self.next_scan <= now {
+        self.look_at_control(now);
+        if self.next_scan <= now {
             self.next_scan = now + defaults::ADDRESS_SCAN;
-            self.scan_excluded();
+            if !self.excluded.is_empty() {
+                self.scan_excluded();
+            }
+            self.look_around();
         }
         let mut wake = now + defaults::RELAY_CHECK;
         let timers = [
+            self.meet(now),
             self.redial.poll_timeout().map(|(at, _)| at),
             self.anonymous.iter().filter(|a| a.conn.is_none()).map(|a| a.next).min(),
             self.query_deadline(),
             self.dials.values().map(|d| d.until).min(),
+            self.dials.values().filter_map(|d| d.relays_at).min(),
+            self.dials
+                .values()
+                .map(|d| d.again_at)
+                .min()
+                .filter(|_| self.redial.is_newly_alone(now)),
             self.book.poll_timeout(),
+            Some(self.next_look),
         ];
         for at in timers.into_iter().flatten() {
             wake = wake.min(at);
@@ -227,26 +268,25 @@ impl Net {
         }
     }
 
-    /// A peer opened a link over a stream.
+    /// A peer opened a stream to carry datagrams.
     fn on_frame_stream(&mut self, peer: NodeId, stream: libp2p::Stream) {
-        let kind = path::peer_id(peer)
-            .and_then(|id| self.kind(&id))
-            .unwrap_or(PathKind::Relayed);
-        if let Some(link) = StreamLink::new(&self.port, peer, peer, kind, stream) {
-            self.out.link(Box::new(link));
+        let kind = match path::peer_id(peer).and_then(|id| self.kind(&id)) {
+            Some(PathKind::Relayed) => CarrierKind::Circuit,
+            _ => CarrierKind::Tcp,
+        };
+        if StreamCarrier::start(&self.port.sealed, peer, kind, stream).is_none() {
+            tracing::debug!(?peer, "a stream for frames was refused: there are too many");
         }
     }
 
-    /// A direct path came up where this node's link runs over a stream: open a better one.
-    fn better_link(&self, peer: NodeId) {
-        let (port, tx) = (self.port.clone(), self.better_links.0.clone());
-        tokio::spawn(async move {
-            match overlay::direct_link(&port, peer).await {
-                Ok(Some(link)) => drop(tx.send(link).await),
-                Ok(None) => {}
-                Err(e) => tracing::debug!(?peer, error = %e, "no direct link in place of the stream link"),
-            }
-        });
+    /// What must not be dialled.
+    pub(super) fn prefixes(&self) -> watch::Ref<'_, Arc<Prefixes>> {
+        self.prefixes.borrow()
+    }
+
+    /// The port.
+    pub(super) fn port(&self) -> &Arc<Port> {
+        &self.port
     }
 
     fn kind(&self, peer: &PeerId) -> Option<PathKind> {
@@ -254,7 +294,8 @@ impl Net {
     }
 
     fn scan_excluded(&mut self) {
-        let now = guard::prefixes_of(&self.excluded).with_neighbours(self.neighbours.clone());
+        let now =
+            guard::prefixes_of(&self.excluded, &self.port.interfaces.list()).with_neighbours(self.neighbours.clone());
         self.prefixes.send_if_modified(|old| {
             let changed = **old != now;
             if changed {
@@ -266,6 +307,8 @@ impl Net {
 
     async fn stop(mut self) {
         self.book.write_now();
+        self.port_map.stop(defaults::UNMAP_FOR).await;
+        self.port.sealed.finish_all(super::port::close::BYE);
         self.port.endpoint.close(super::port::close::BYE.into(), b"bye");
         let idle = self.port.endpoint.wait_idle();
         // Peers that do not acknowledge the goodbye will notice by their idle time-out.

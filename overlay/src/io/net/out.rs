@@ -176,6 +176,8 @@ mod tests {
                 queue_delay: None,
                 pace: None,
                 drops: Vec::new(),
+                paths: Vec::new(),
+                choice: None,
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Reservations with relays, for a node that nobody can reach by itself.
 
 use super::Net;
-use crate::{defaults, path};
+use crate::{defaults, io::relay::Look, path, relay::Rank};
 use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, multiaddr::Protocol};
 use std::{collections::BTreeMap, time::Instant};
 use wire::{NodeId, link::PathKind};
@@ -59,7 +59,8 @@ impl Net {
             .swarm
             .listeners()
             .any(|a| path::route(a).is_some_and(|r| r.kind != PathKind::Relayed));
-        !self.is_public() && (self.is_behind_nat() || !announces)
+        let hidden = !self.is_public() && (self.is_behind_nat() || !announces);
+        hidden || self.nat.needs_relay() || self.lacks_family()
     }
 
     /// Asks for a reservation if one is missing: members first, then bootstraps, then anybody who relays.
@@ -103,6 +104,26 @@ impl Net {
                 }
             }
         }
+    }
+
+    /// The connected peers, as far as relaying frames goes.
+    pub(super) fn relay_looks(&self) -> Vec<Look> {
+        let look = |(id, p): (&PeerId, &super::Peer)| {
+            let node = path::node_id(id)?;
+            let direct = |c: &super::Conn| c.route.is_some_and(|r| r.kind != PathKind::Relayed);
+            Some(Look {
+                node,
+                rank: match node {
+                    n if self.members.contains(&n) => Rank::Member,
+                    n if self.bootstraps.contains(&n) => Rank::Bootstrap,
+                    _ => Rank::Other,
+                },
+                relays: p.carries,
+                direct: p.conns.values().any(direct),
+                rtt: self.port.rtt(node),
+            })
+        };
+        self.peers.iter().filter_map(look).collect()
     }
 
     /// A relay holds a reservation for this node.

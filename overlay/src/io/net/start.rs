@@ -1,6 +1,6 @@
 //! From a configuration to a running net thread.
 
-use super::{Net, Relays, dial::Anonymous, out::Outbox};
+use super::{Net, Relays, around::Around, dial::Anonymous, out::Outbox};
 use crate::{
     defaults,
     io::{
@@ -9,8 +9,11 @@ use crate::{
         book::Book,
         overlay::{FRAMES, Overlay},
         port::{Port, PortError},
+        portmap::PortMap,
+        relay::Relaying,
         streams::Shared,
     },
+    nat::Nat,
     path::{self, Prefixes},
     redial::{Redial, Want},
 };
@@ -106,7 +109,7 @@ impl Net {
             tracing::warn!(error = %e, "mDNS could not start: nodes on the local network will not be found by themselves");
         }
         let number = port.local_addr().map_err(PortError::Socket)?.port();
-        listen(&mut swarm, config.listen, number)?;
+        listen(&mut swarm, config, number)?;
         tokio::spawn(port.clone().accept(control_tx, frames_tx));
         let overlay = Overlay {
             me: port.me,
@@ -115,6 +118,8 @@ impl Net {
             port: Arc::downgrade(&port),
             shared: shared.clone(),
         };
+        let month = config.peer_book.with_file_name("relay.json");
+        Relaying::start(&overlay, &port, config.key.clone(), config.relay, month);
         let net = Self {
             me: port.me,
             swarm,
@@ -123,7 +128,6 @@ impl Net {
             commands: commands_rx,
             out: Outbox::new(events_tx),
             frames: frames_rx,
-            better_links: mpsc::channel(defaults::PENDING_LINKS),
             mdns,
             peers: BTreeMap::new(),
             next_seq: 0,
@@ -140,9 +144,16 @@ impl Net {
             excluded: BTreeSet::new(),
             neighbours: BTreeSet::new(),
             prefixes: prefixes_tx,
+            sightings: port.sealed.sightings.subscribe(),
             observed: VecDeque::new(),
             relays: Relays::new(now),
+            nat: Nat::default(),
+            port_map: PortMap::start(config.port_mapping, number),
             next_scan: now,
+            watched: BTreeMap::new(),
+            next_look: now,
+            around: Around::default(),
+            uptime: None,
             port,
         };
         Ok((net, overlay, events_rx))
@@ -172,7 +183,11 @@ impl Net {
 }
 
 /// Listens with QUIC and TCP. A family that the machine lacks is no error where both were asked for.
-fn listen(swarm: &mut Swarm<behaviour::Behaviour>, on: SocketAddr, port: u16) -> Result<(), StartError> {
+fn listen(swarm: &mut Swarm<behaviour::Behaviour>, config: &OverlayConfig, port: u16) -> Result<(), StartError> {
+    let on = config.listen;
+    if let Some(web) = config.web_port {
+        listen_web(swarm, on, web.get())?;
+    }
     let both = on.is_ipv6() && on.ip().is_unspecified();
     for addr in listen_addrs(on, port) {
         let Err(e) = swarm.listen_on(addr.clone()) else {
@@ -192,12 +207,37 @@ fn listen(swarm: &mut Swarm<behaviour::Behaviour>, on: SocketAddr, port: u16) ->
     Ok(())
 }
 
-/// QUIC and TCP on one number; `[::]` means both families.
-fn listen_addrs(listen: SocketAddr, port: u16) -> Vec<Multiaddr> {
+/// Listens for WebSocket, on the same addresses.
+fn listen_web(swarm: &mut Swarm<behaviour::Behaviour>, on: SocketAddr, port: u16) -> Result<(), StartError> {
+    let both = on.is_ipv6() && on.ip().is_unspecified();
+    for ip in ips(on) {
+        let addr = Multiaddr::from(ip)
+            .with(Protocol::Tcp(port))
+            .with(Protocol::Ws("/".into()));
+        match swarm.listen_on(addr) {
+            Ok(_) => {}
+            Err(e) if both && ip.is_ipv6() => tracing::debug!(%ip, error = %e, "no WebSocket by IPv6"),
+            Err(e) => {
+                let why = e.to_string();
+                return Err(StartError::Web { port, why });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The addresses to listen on: `[::]` means both families.
+fn ips(listen: SocketAddr) -> Vec<IpAddr> {
     let mut ips: Vec<IpAddr> = vec![listen.ip()];
     if listen.is_ipv6() && listen.ip().is_unspecified() {
         ips.insert(0, Ipv4Addr::UNSPECIFIED.into());
     }
+    ips
+}
+
+/// QUIC and TCP on one number; `[::]` means both families.
+fn listen_addrs(listen: SocketAddr, port: u16) -> Vec<Multiaddr> {
+    let ips = ips(listen);
     let quic = ips.iter().map(|ip| path::quic_addr(SocketAddr::new(*ip, port)));
     let tcp = ips.iter().map(|ip| Multiaddr::from(*ip).with(Protocol::Tcp(port)));
     quic.chain(tcp).collect()

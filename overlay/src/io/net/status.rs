@@ -19,10 +19,10 @@ impl Net {
 
     fn peer_info(&self, id: &PeerId, p: &super::Peer) -> Option<PeerInfo> {
         let node = path::node_id(id)?;
-        let best = p.best()?;
+        let best = self.best_of(id, p)?;
         let quic: Vec<_> = self
             .port
-            .control(id)
+            .any_control(id)
             .into_iter()
             .chain(self.port.frames(node))
             .collect();
@@ -33,7 +33,8 @@ impl Net {
             agent: p.agent.clone(),
             path: best.route.map_or(PathKind::Relayed, |r| r.kind),
             relay: best.route.and_then(|r| r.relay).as_ref().and_then(path::node_id),
-            addr: Some(best.remote.to_string()).filter(|a| !a.is_empty()),
+            frame_relays: self.port.sealed.carriers.relays_to(node),
+            addr: Some(best.remote.to_string()).filter(|a| !a.is_empty() && !path::is_carried(&best.remote)),
             rtt,
             tx_bytes: stats.iter().map(|s| s.udp_tx.bytes).sum(),
             rx_bytes: stats.iter().map(|s| s.udp_rx.bytes).sum(),
@@ -75,11 +76,12 @@ impl Net {
             routing: self.swarm.behaviour_mut().kad.kbuckets().map(|b| b.num_entries()).sum(),
             remembered: self.book.len(),
             mdns,
+            nat: self.nat.report(),
         }
     }
 
     /// Addresses for a ticket: confirmed, then those of the local network, then as seen by peers, then through relays;
-    /// loopback only if there is nothing else.
+    /// loopback only if there is nothing else. The first few hold one of each family and transport.
     pub(super) fn dial_addrs(&self) -> Vec<Multiaddr> {
         let me = *self.swarm.local_peer_id();
         let mut all: Vec<(u8, Multiaddr)> = Vec::new();
@@ -91,16 +93,17 @@ impl Net {
             let ip = path::ip_of(a);
             let rank = match route.kind {
                 _ if ip.is_some_and(|ip| ip.is_unspecified()) => continue,
+                // It says nothing without its zone, and a zone means nothing elsewhere.
+                _ if matches!(ip, Some(std::net::IpAddr::V6(v6)) if v6.is_unicast_link_local()) => continue,
                 PathKind::Direct if ip.is_some_and(|ip| ip.is_loopback()) => 8,
                 _ if ip.is_some_and(|ip| ip.is_loopback()) => 9,
                 PathKind::Relayed => 4,
                 PathKind::Direct if confirmed && ip.is_some_and(path::is_public) => 0,
-                PathKind::Direct if matches!(ip, Some(std::net::IpAddr::V6(v6)) if v6.is_unicast_link_local()) => {
-                    continue;
-                }
                 PathKind::Direct if self.swarm.listeners().any(|l| l == a) => 1,
                 PathKind::Direct => 2,
-                PathKind::Tcp => 5,
+                // Whoever gets out at all gets out there.
+                PathKind::Tcp if path::is_web(a) => 5,
+                PathKind::Tcp => 6,
             };
             let Some(full) = path::with_peer(a, me) else { continue };
             if !all.iter().any(|(_, b)| *b == full) {
@@ -110,6 +113,6 @@ impl Net {
         all.sort_by_key(|(rank, _)| *rank);
         let only_loopback = all.iter().all(|(rank, _)| *rank >= 8);
         all.retain(|(rank, _)| only_loopback || *rank < 8);
-        all.into_iter().map(|(_, a)| a).collect()
+        path::diverse(all.into_iter().map(|(_, a)| a).collect())
     }
 }
