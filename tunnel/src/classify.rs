@@ -181,7 +181,8 @@ pub const CLASSES: usize = 10;
 const MDNS: u16 = 5353;
 const SSDP: u16 = 1900;
 
-fn class_of_ip(p: &Ip<'_>) -> Option<Class> {
+/// Class of what a host needs before it can say anything else, and of what is told by its ports; `None`: any packet.
+pub(crate) fn class_of_ip(p: &Ip<'_>) -> Option<Class> {
     match (p.proto, p.src.is_ipv4()) {
         (proto::UDP, v4) => match (p.udp_ports()?, v4) {
             ((67 | 68, 67 | 68), true) | ((546 | 547, 546 | 547), false) => Some(Class::Dhcp),

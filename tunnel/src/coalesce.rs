@@ -1,42 +1,31 @@
-//! Lone TCP segments into super-frames, as a network card with receive offload makes them (Linux' GRO).
+//! Lone TCP segments and UDP datagrams into super-frames, as a network card with receive offload makes them (Linux' GRO).
 //!
-//! Guests' sockets and network cards without offload give one segment at a time. Segments of one flow that follow each
-//! other in one turn of reading become one super-frame, which costs every later step once instead of 44 times. A large
-//! segment that stays alone becomes a super-frame of one: where it does not fit a datagram it is then cut as TCP and not
-//! as a frame, so that a datagram lost on the way costs what was in it and not the whole segment.
+//! Guests' sockets and network cards without offload give one segment at a time, and a kernel gives one UDP datagram at a
+//! time. Those of one flow that follow each other in one turn of reading become one super-frame, which costs every later
+//! step once instead of 44 times, up to and with the kernel that gets it. A large TCP segment that stays alone becomes a
+//! super-frame of one: where it does not fit a datagram it is then cut as TCP and not as a frame, so that a datagram lost
+//! on the way costs what was in it and not the whole segment.
 //!
 //! Invariant: cutting what comes out, as [`crate::segment::plain`] does, gives what went in, byte for byte but for the
 //! IPv4 identification of unfragmentable packets, which means nothing (RFC 6864 §4.1). A segment is merged only if its
 //! checksum is right, since the merged frame gets a new one. Order within a flow is kept; nothing is held beyond the
 //! turn: call [`Coalescer::flush`] at its end.
 
+mod read;
+
 use crate::{
-    classify::{self, Fragment, proto},
     csum,
-    defaults::{COALESCE_ALONE, COALESCE_FLOWS, COALESCE_MIN, MAX_HEADERS},
+    defaults::{COALESCE_ALONE, COALESCE_DATAGRAMS, COALESCE_FLOWS},
     packet::Headers,
 };
-use wire::frame::{EtherKind, Frame, Gso, GsoKind, MAX_FRAME, Offload, PartialCsum, VnetHdr};
+use read::{Outline, PSH, Segment, addresses, mergeable, outline, pseudo, sum_at};
+use wire::frame::{Gso, GsoKind, MAX_FRAME, Offload, PartialCsum, VnetHdr};
 
-/// virtio: the checksum was verified by whoever received the frame.
-const DATA_VALID: u8 = 2;
-/// TCP flags: all but PSH and ACK end a run (RFC 9293 §3.1).
-const PSH: u8 = 0x08;
-const ACK: u8 = 0x10;
 /// Largest IPv4 total length and IPv6 payload length.
 const MAX_LEN: usize = 65_535;
 
 /// Takes what comes out: header and frame as if a TAP had given them.
 pub type Sink<'a> = dyn FnMut(VnetHdr, &[u8]) + 'a;
-
-/// A segment that may be merged.
-struct Segment<'a> {
-    bytes: &'a [u8],
-    h: Headers,
-    seq: u32,
-    id: u16,
-    psh: bool,
-}
 
 /// A run that is being built.
 #[derive(Debug, Default)]
@@ -79,7 +68,7 @@ fn put16(b: &mut [u8], at: usize, v: u16) {
 impl Coalescer {
     /// Takes a frame; it, or what it follows, comes out now or at [`Coalescer::flush`].
     pub fn push(&mut self, hdr: VnetHdr, bytes: &[u8], sink: &mut Sink<'_>) {
-        let Some((h, whole)) = tcp(bytes) else {
+        let Some(Outline { h, whole }) = outline(bytes) else {
             return sink(hdr, bytes);
         };
         if !whole {
@@ -156,13 +145,8 @@ impl Run {
     /// Same addresses and ports, in the same VLAN.
     fn same_flow(&self, bytes: &[u8], h: &Headers) -> bool {
         let Some(own) = self.h else { return false };
-        let addresses = if h.v6 {
-            h.l3 + 8..h.l3 + 40
-        } else {
-            h.l3 + 12..h.l3 + 20
-        };
-        (own.l3, own.v6) == (h.l3, h.v6)
-            && same(&self.buf, bytes, addresses)
+        (own.l3, own.v6, own.tcp) == (h.l3, h.v6, h.tcp)
+            && same(&self.buf, bytes, addresses(h))
             && self.buf.get(own.l4..own.l4 + 4) == bytes.get(h.l4..h.l4 + 4)
             && same(&self.buf, bytes, 0..h.l3)
     }
@@ -172,7 +156,8 @@ impl Run {
         let h = s.h;
         let payload = s.bytes.len() - h.len;
         let own = &self.buf;
-        // IPv4 identification: counts up, or stays where DF makes it meaningless.
+        // IPv4 identification: counts up, or is anything where DF makes it meaningless. A sender that outruns its
+        // interface leaves gaps in it.
         let df = s.bytes.get(h.l3 + 6).is_some_and(|b| b & 0x40 != 0);
         let ip = if h.v6 {
             same(own, s.bytes, h.l3..h.l3 + 4) && same(own, s.bytes, h.l3 + 6..h.l4)
@@ -180,16 +165,26 @@ impl Run {
             same(own, s.bytes, h.l3..h.l3 + 2)
                 && same(own, s.bytes, h.l3 + 6..h.l3 + 10)
                 && same(own, s.bytes, h.l3 + 12..h.l4)
-                && (s.id == self.id.wrapping_add(1) || (df && s.id == self.id))
+                && (df || s.id == self.id.wrapping_add(1))
         };
         self.h == Some(h)
             && ip
-            && s.seq == self.next_seq
             && payload <= self.size
             && own.len() - h.l3 + payload <= MAX_LEN
             && own.len() + payload <= MAX_FRAME
-            // Ports, acknowledgement, header length, reserved bits; flags but PSH; window; options.
             && same(own, s.bytes, h.l4..h.l4 + 4)
+            && if h.tcp {
+                self.continues(s)
+            } else {
+                self.segments < COALESCE_DATAGRAMS
+            }
+    }
+
+    /// TCP goes on where the run ends.
+    fn continues(&self, s: &Segment<'_>) -> bool {
+        let (h, own) = (s.h, &self.buf);
+        s.seq == self.next_seq
+            // Acknowledgement, header length, reserved bits; flags but PSH; window; options.
             && same(own, s.bytes, h.l4 + 8..h.l4 + 13)
             && own.get(h.l4 + 13).map(|f| f & !PSH) == s.bytes.get(h.l4 + 13).map(|f| f & !PSH)
             && same(own, s.bytes, h.l4 + 14..h.l4 + 16)
@@ -209,33 +204,38 @@ impl Run {
 
     fn give(&mut self, sink: &mut Sink<'_>) {
         let Some(h) = self.h.take() else { return };
-        if self.segments == 1 && self.buf.len() <= COALESCE_ALONE {
+        if self.segments == 1 && (!h.tcp || self.buf.len() <= COALESCE_ALONE) {
             return sink(self.hdr, &self.buf);
         }
         let l4_len = (self.buf.len() - h.l4) as u16;
-        let addresses = if h.v6 {
+        if h.v6 {
             put16(&mut self.buf, h.l3 + 4, l4_len);
-            h.l3 + 8..h.l3 + 40
         } else {
             let len = (self.buf.len() - h.l3) as u16;
             put16(&mut self.buf, h.l3 + 2, len);
             put16(&mut self.buf, h.l3 + 10, 0);
             let sum = csum::sum(self.buf.get(h.l3..h.l4).unwrap_or_default());
             put16(&mut self.buf, h.l3 + 10, !sum);
-            h.l3 + 12..h.l3 + 20
-        };
-        let sum = pseudo(self.buf.get(addresses).unwrap_or_default(), l4_len);
-        put16(&mut self.buf, h.l4 + 16, sum);
+        }
+        if !h.tcp {
+            put16(&mut self.buf, h.l4 + 4, l4_len);
+        }
+        let sum = pseudo(&self.buf, &h);
+        put16(&mut self.buf, h.l4 + usize::from(sum_at(&h)), sum);
         if let (true, Some(flags)) = (self.psh, self.buf.get_mut(h.l4 + 13)) {
             *flags |= PSH;
         }
         let offload = Offload {
             csum: Some(PartialCsum {
                 start: h.l4 as u16,
-                offset: 16,
+                offset: sum_at(&h),
             }),
             gso: Some(Gso {
-                kind: if h.v6 { GsoKind::Tcp6 } else { GsoKind::Tcp4 },
+                kind: match (h.tcp, h.v6) {
+                    (false, _) => GsoKind::Udp,
+                    (true, false) => GsoKind::Tcp4,
+                    (true, true) => GsoKind::Tcp6,
+                },
                 ecn: false,
                 size: self.size as u16,
             }),
@@ -246,81 +246,6 @@ impl Run {
 
 fn same(a: &[u8], b: &[u8], range: std::ops::Range<usize>) -> bool {
     a.get(range.clone()) == b.get(range)
-}
-
-/// What Linux leaves in the checksum field when the sum over the rest is still to be made.
-fn pseudo(addresses: &[u8], l4_len: u16) -> u16 {
-    csum::fold(u64::from(csum::sum(addresses)) + u64::from(proto::TCP) + u64::from(l4_len))
-}
-
-/// Headers of a TCP packet without IPv6 extensions, and whether it is a whole one.
-fn tcp(bytes: &[u8]) -> Option<(Headers, bool)> {
-    let frame = Frame::new(bytes).ok()?;
-    let v6 = match frame.kind() {
-        EtherKind::Ipv4 => false,
-        EtherKind::Ipv6 => true,
-        _ => return None,
-    };
-    let l3 = frame.l3();
-    // Most of what is not TCP is seen without walking its headers.
-    if !v6 && bytes.get(l3 + 9) != Some(&proto::TCP) {
-        return None;
-    }
-    let ip = classify::ip(&frame).ok()??;
-    if ip.proto != proto::TCP {
-        return None;
-    }
-    let len = ip.l4 + usize::from(ip.payload.get(12)? >> 4) * 4;
-    let h = Headers {
-        l3,
-        l4: ip.l4,
-        len,
-        v6,
-        tcp: true,
-    };
-    Some((h, ip.fragment == Fragment::Whole && (!v6 || ip.l4 == l3 + 40)))
-}
-
-/// The segment, if it may begin or continue a run.
-fn mergeable(hdr: VnetHdr, bytes: &[u8], h: Headers) -> Option<Segment<'_>> {
-    let flags = *bytes.get(h.l4 + 13)?;
-    let offload = hdr.offload().ok()?;
-    let ip_len = if h.v6 {
-        usize::from(get16(bytes, h.l3 + 4)) + 40
-    } else {
-        usize::from(get16(bytes, h.l3 + 2))
-    };
-    let sized = bytes.len() == h.l3 + ip_len && h.len >= h.l4 + 20 && h.len <= MAX_HEADERS;
-    let fits = offload.gso.is_none() && flags & !PSH == ACK && sized && bytes.len() >= h.len + COALESCE_MIN;
-    if !fits || !sum_is_good(hdr, offload, bytes, &h) {
-        return None;
-    }
-    Some(Segment {
-        bytes,
-        h,
-        seq: get32(bytes, h.l4 + 4),
-        id: get16(bytes, h.l3 + 4),
-        psh: flags & PSH != 0,
-    })
-}
-
-/// The checksum is right, or was never made, or somebody whom we trust has looked.
-fn sum_is_good(hdr: VnetHdr, offload: Offload, bytes: &[u8], h: &Headers) -> bool {
-    let v4_is_good = h.v6 || csum::sum(bytes.get(h.l3..h.l4).unwrap_or_default()) == 0xffff;
-    if let Some(c) = offload.csum {
-        return v4_is_good && (usize::from(c.start), c.offset) == (h.l4, 16);
-    }
-    if hdr.flags & DATA_VALID != 0 {
-        return v4_is_good;
-    }
-    let addresses = if h.v6 {
-        h.l3 + 8..h.l3 + 40
-    } else {
-        h.l3 + 12..h.l3 + 20
-    };
-    let head = pseudo(bytes.get(addresses).unwrap_or_default(), (bytes.len() - h.l4) as u16);
-    let sum = u64::from(csum::sum(bytes.get(h.l4..).unwrap_or_default())) + u64::from(head);
-    v4_is_good && csum::fold(sum) == 0xffff
 }
 
 #[cfg(test)]

@@ -41,10 +41,18 @@ pub const FREEZE_DOUBLED: u32 = 4;
 pub const LINK_STALE: Duration = Duration::from_secs(5);
 /// After its link came back a member says everything again; what it did not say again within this time is no longer there.
 pub const LINK_CONFIRM: Duration = Duration::from_secs(10);
-/// An advert that is not said again goes after this: three refreshes lost, and a little.
-pub const ADVERT_EXPIRY: Duration = Duration::from_secs(200);
-/// Full set of adverts again: repairs an update that was lost with a control connection.
-pub const REFRESH: Duration = Duration::from_secs(60);
+/// An advert that its member does not stand by goes after this: what its claims add up to is said every 112 s at the
+/// slowest, and five of these are lost or tell another set.
+pub const ADVERT_EXPIRY: Duration = Duration::from_secs(600);
+/// How often what a member says its claims add up to is compared with what was heard; what is on its way then has so long
+/// until the next look.
+pub const COMPARE_EVERY: Duration = Duration::from_secs(5);
+/// Whole sets that are asked of a member, and that it gets, at once: a few that differ by chance, or by a fault.
+pub const ASKS: u32 = 4;
+/// After that one in so long, whatever a member says: 1,280 addresses are 25 kB, which is 1.7 kb/s.
+pub const ASK_EVERY: Duration = Duration::from_secs(120);
+/// How often a claim that was refused is judged again: no advert repeats it.
+pub const JUDGE_AGAIN: Duration = Duration::from_secs(60);
 /// Adverts of one LAN go out at most this often; the first after a quiet time at once. A change that waits this long
 /// costs nobody anything, and updates that overtake each other on the way stay rare.
 pub const ADVERT_GAP: Duration = Duration::from_millis(50);
@@ -189,12 +197,23 @@ pub const MAX_EXTENSIONS: usize = 8;
 pub const COALESCE_FLOWS: usize = 8;
 /// Smallest payload of a segment that is merged, bytes: half of TCP's default; smaller ones are not bulk.
 pub const COALESCE_MIN: usize = 268;
+/// UDP datagrams in one merged super-frame: Linux' GRO takes as many (`UDP_GRO_CNT_MAX`), and each kernel can cut them.
+pub const COALESCE_DATAGRAMS: usize = 64;
 /// Longest frame that every link takes in one datagram, less some for heads: 1,200 bytes of QUIC's smallest path. A
 /// longer segment is made ready to be cut.
 pub const COALESCE_ALONE: usize = 1_100;
 
+/// A frame's tail is sent twice only if it is at most this part of its head: 303 of 1,211 bytes of a full frame on the
+/// least path of IPv6, 1,280.
+pub const TAIL_PART: usize = 3;
+/// From this share of lost datagrams on tails are sent twice: half of 0.1 %, the least loss that anybody should notice.
+pub const TAIL_LOSS: f64 = 0.000_5;
+
 /// Frames of one link that wait for fragments.
 pub const PARTIAL_FRAMES: usize = 64;
+/// Frames of one link that are remembered when they are whole, so that a part that comes again begins no new one: the
+/// 15 whose tails share a datagram, and as many again for each of three that come late.
+pub const DONE_FRAMES: usize = 64;
 /// Fragments of one frame: 64 KiB over the smallest room takes 117.
 pub const FRAGMENTS: usize = 128;
 /// How long a frame waits for its fragments: longer than any reordering, shorter than a retransmission timer's back-off.
@@ -287,3 +306,25 @@ pub const REMOTE_LOOKS: (u32, u32) = (100, 400);
 pub const ON_LINK: usize = 32;
 /// Burst of a rate limit: a quarter second of it, and never less than two super-frames.
 pub const RATE_BURST: (Duration, u64) = (Duration::from_millis(250), 128 * 1024);
+
+/// How often rates of talkers are made while somebody talks: the shortest horizon.
+pub const RATE_EVERY: Duration = Duration::from_secs(1);
+/// Time constants of a talker's rates: what is felt, what a decision needs, and what a placement lasts for.
+pub const HORIZONS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
+/// Pairs of talkers of a LAN that are kept apart: a node with eight guests that each talk to all of 31 others; the rest is
+/// summed. A pair is 300 bytes.
+pub const PAIRS: usize = 256;
+/// The quietest pairs that make room at once when there is none: an eighth.
+pub const EVICTED_PAIRS: usize = PAIRS / 8;
+/// Bytes a second over ten seconds from which a pair is heavy: 1 Mb/s, a video call.
+pub const HEAVY: f64 = 125_000.0;
+/// Below this it is no longer heavy: half, so that a rate at the threshold does not flap.
+pub const STAYS_HEAVY: f64 = HEAVY / 2.0;
+/// Bytes a second at which a pair is idle: an ARP request and its answer in a second or two.
+pub const IDLE: f64 = 64.0;
+/// Up to this an idle one stays idle: twice as much.
+pub const STAYS_IDLE: f64 = 2.0 * IDLE;
+/// How long more must last until it counts: longer than the page of a shop, shorter than a person's patience with a copy.
+pub const HEAVY_AFTER: Duration = Duration::from_secs(5);
+/// How long less must last until it counts: a pause in a film, or between the rounds of a computation.
+pub const LESS_AFTER: Duration = Duration::from_secs(30);

@@ -1,11 +1,12 @@
 //! Fragments of frames, of one link, put together under bounds.
 //!
 //! Invariant: at most `PARTIAL_FRAMES` frames wait, each at most `FRAGMENT_WAIT`, each with at most `FRAGMENTS` parts
-//! that do not overlap; so a liar costs us 4 MiB and no more.
+//! that do not overlap; so a liar costs us 4 MiB and no more. A part of one of the last `DONE_FRAMES` whole frames is known.
+//! A link has two of these: for fragments, and for pieces of UDP super-frames.
 
 use crate::{
     DropReason,
-    defaults::{FRAGMENT_WAIT, FRAGMENTS, PARTIAL_FRAMES},
+    defaults::{DONE_FRAMES, FRAGMENT_WAIT, FRAGMENTS, PARTIAL_FRAMES},
 };
 use std::{collections::VecDeque, time::Instant};
 use wire::frame::{FragmentMeta, LanTag, PartialCsum};
@@ -27,6 +28,8 @@ struct Partial {
 pub struct Reassembly {
     // Oldest first. A handful in practice, so a scan is cheaper than a map.
     waiting: VecDeque<Partial>,
+    /// Frames that are whole and gone, oldest first.
+    done: VecDeque<(LanTag, u32)>,
 }
 
 /// What a fragment led to.
@@ -49,6 +52,7 @@ impl Reassembly {
         let mut gave_way = 0;
         let at = match at {
             Some(at) => at,
+            None if self.done.iter().rev().any(|d| *d == (tag, meta.id)) => return (Outcome::Known, 0),
             None => {
                 if self.waiting.len() >= PARTIAL_FRAMES {
                     self.waiting.pop_front();
@@ -69,6 +73,10 @@ impl Reassembly {
         let outcome = self.waiting.get_mut(at).map_or(Outcome::Waiting, |p| p.add(meta, data));
         match outcome {
             Outcome::Waiting if self.waiting.get(at).is_some_and(|p| p.bytes == p.buf.len()) => {
+                if self.done.len() >= DONE_FRAMES {
+                    self.done.pop_front();
+                }
+                self.done.push_back((tag, meta.id));
                 let whole = self.waiting.remove(at).map(|p| Outcome::Whole(p.buf, p.csum));
                 (whole.unwrap_or(Outcome::Waiting), gave_way)
             }
@@ -166,6 +174,28 @@ mod tests {
             Outcome::Whole(b"abcdef".to_vec(), None)
         );
         assert_eq!(r.len(), 1);
+        for again in [meta(1, 0, 6), meta(1, 3, 6)] {
+            assert_eq!(
+                r.handle(now, T, &again, b"abc").0,
+                Outcome::Known,
+                "it is whole already"
+            );
+        }
+        assert_eq!(r.len(), 1);
+    }
+
+    #[test]
+    fn whole_frames_are_remembered_so_many_and_no_longer() {
+        let (mut r, now) = (Reassembly::default(), Instant::now());
+        for id in 0..=DONE_FRAMES as u32 {
+            assert!(matches!(
+                r.handle(now, T, &meta(id, 0, 3), b"abc").0,
+                Outcome::Whole(..)
+            ));
+        }
+        assert_eq!(r.handle(now, T, &meta(1, 0, 3), b"abc").0, Outcome::Known);
+        assert!(matches!(r.handle(now, T, &meta(0, 0, 3), b"abc").0, Outcome::Whole(..)));
+        assert_eq!(r.done.len(), DONE_FRAMES);
     }
 
     #[test]

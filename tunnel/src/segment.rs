@@ -5,7 +5,7 @@ use crate::{
     csum,
     packet::{Headers, Packet},
 };
-use wire::frame::{Gso, GsoKind, PartialCsum};
+use wire::frame::{Gso, PartialCsum};
 
 /// TCP flags, low byte.
 const FIN: u8 = 0x01;
@@ -117,9 +117,4 @@ pub fn plain(packet: &Packet<'_>, scratch: &mut Vec<u8>, sink: &mut dyn FnMut(&[
         complete(scratch, csum);
         sink(scratch);
     }
-}
-
-/// Whether slices of this kind must end at multiples of the segment size.
-pub fn keeps_boundaries(kind: GsoKind) -> bool {
-    kind == GsoKind::Udp
 }

@@ -1,7 +1,11 @@
 //! What is merged can be cut again into what came; what must not be merged is not.
 
-use super::*;
+use super::{
+    read::{DATA_VALID, pseudo_of},
+    *,
+};
 use crate::{
+    classify::proto,
     packet::Packet,
     segment,
     tests::{
@@ -118,7 +122,7 @@ fn apart(what: &str, mend: bool, edit: impl Fn(&mut Vec<u8>)) {
         put16(f, 24, !sum);
         put16(f, 50, 0);
         let len = (f.len() - 34) as u16;
-        let sum = u64::from(csum::sum(&f[34..])) + u64::from(pseudo(&f[26..34], len));
+        let sum = u64::from(csum::sum(&f[34..])) + u64::from(pseudo_of(&f[26..34], proto::TCP, len));
         put16(f, 50, !csum::fold(sum));
     }
     let out = turn(&frames);
@@ -138,7 +142,6 @@ fn segments_that_differ_stay_apart() {
     apart("ECN", true, |f| f[15] ^= 3);
     apart("time to live", true, |f| f[22] -= 1);
     apart("DF", true, |f| f[20] ^= 0x40);
-    apart("identification", true, |f| f[18] ^= 1);
     apart("source", true, |f| f[29] ^= 1);
     apart("port", true, |f| f[35] ^= 2);
     apart("gap", true, |f| f[41] ^= 1);
@@ -197,13 +200,10 @@ fn what_is_not_bulk_passes_at_once_and_behind_its_own_flow() {
     let (mut c, mut out) = (Coalescer::default(), Vec::new());
     run(&mut c, &data[..2], &mut out);
     assert!(out.is_empty());
-    let (dns, offload) = udp(false, 5, 1_400, &[1; 30]);
-    let mut plain = Vec::new();
-    segment::plain(&Packet::check(&dns, offload).unwrap(), &mut Vec::new(), &mut |b| {
-        plain = b.to_vec()
-    });
-    run(&mut c, std::slice::from_ref(&plain), &mut out);
-    assert_eq!(out.pop().unwrap().1, plain);
+    let mut dhcp = datagrams(false, 67, 1_400, &[1; 30]);
+    put16(&mut dhcp[0], 36, 68);
+    run(&mut c, &dhcp, &mut out);
+    assert_eq!(out.pop().unwrap().1, dhcp[0]);
     let fin = lone(&Tcp {
         fin: true,
         payload: vec![1; 10],
@@ -237,7 +237,7 @@ fn checksums_that_the_kernel_vouches_for_are_believed() {
     };
     let partial = |f: &[u8]| {
         let mut f = f.to_vec();
-        let sum = pseudo(&f[26..34], (f.len() - 34) as u16);
+        let sum = pseudo_of(&f[26..34], proto::TCP, (f.len() - 34) as u16);
         put16(&mut f, 50, sum);
         f
     };
@@ -266,8 +266,89 @@ fn checksums_that_the_kernel_vouches_for_are_believed() {
     }
 }
 
+/// Complete datagrams as a network card without offload gives them.
+fn datagrams(v6: bool, port: u16, size: u16, payload: &[u8]) -> Vec<Vec<u8>> {
+    let (f, o) = udp(v6, port, size, payload);
+    let mut frames = Vec::new();
+    segment::plain(&Packet::check(&f, o).unwrap(), &mut Vec::new(), &mut |b| {
+        frames.push(b.to_vec())
+    });
+    frames
+}
+
+#[test]
+fn datagrams_in_a_row_become_one_super_frame() {
+    for v6 in [false, true] {
+        let frames = datagrams(v6, 9, 200, &pattern(100 * 200 + 7, 3));
+        assert_eq!(frames.len(), 101);
+        let out = turn(&frames);
+        assert_eq!(out.len(), 2, "no more than {COALESCE_DATAGRAMS} in one");
+        let gso = out[0].0.offload().unwrap().gso.unwrap();
+        assert_eq!((gso.kind, gso.size), (GsoKind::Udp, 200));
+        assert_eq!(cut(&out), frames);
+        for (hdr, bytes) in &out {
+            assert!(hosts_view(bytes, hdr.offload().unwrap()).is_ok());
+        }
+    }
+}
+
+/// The second of two datagrams is changed: both come out as they were.
+fn alone(what: &str, edit: impl Fn(&mut Vec<u8>)) {
+    let mut frames = datagrams(false, 9, 200, &pattern(400, 3));
+    edit(&mut frames[1]);
+    let want: Vec<_> = frames.iter().map(|f| (VnetHdr::default(), f.clone())).collect();
+    assert_eq!(turn(&frames), want, "{what}");
+}
+
+#[test]
+fn datagrams_that_differ_stay_as_they_are() {
+    alone("bad checksum", |f| f[80] ^= 1);
+    alone("no checksum", |f| put16(f, 40, 0));
+    alone("bad IPv4 checksum", |f| f[24] ^= 1);
+    alone("length", |f| f[39] ^= 1);
+    alone("padding", |f| f.push(0));
+    alone("destination", |f| f[0] ^= 4);
+    let merged = |edit: &dyn Fn(&mut [u8])| {
+        let mut frames = datagrams(false, 67, 200, &pattern(400, 3));
+        frames.iter_mut().for_each(|f| edit(f));
+        turn(&frames).len()
+    };
+    assert_eq!(merged(&|_| {}), 1);
+    assert_eq!(merged(&|f| f[0] |= 1), 2, "to a group");
+}
+
+/// DHCP is read one message at a time.
+#[test]
+fn dhcp_is_never_merged() {
+    for (from, to, want) in [(67, 68, 2), (68, 67, 2), (67, 69, 1)] {
+        let mut frames = datagrams(false, from, 200, &pattern(400, 3));
+        for f in &mut frames {
+            put16(f, 36, to);
+            let sum = !get16(f, 40);
+            put16(f, 40, !csum::replace(sum, 53, to));
+        }
+        assert_eq!(turn(&frames).len(), want, "{from} to {to}");
+    }
+}
+
+#[test]
+fn identifications_count_where_a_packet_may_be_cut() {
+    for (df, want) in [(0x40, 1), (0, 2)] {
+        let mut frames = datagrams(false, 9, 200, &pattern(400, 3));
+        for (f, id) in frames.iter_mut().zip([5, 9]) {
+            f[20] = df;
+            put16(f, 18, id);
+            put16(f, 24, 0);
+            let sum = csum::sum(&f[14..34]);
+            put16(f, 24, !sum);
+        }
+        assert_eq!(turn(&frames).len(), want, "DF {df}");
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Flow {
+    udp: bool,
     v6: bool,
     vlan: bool,
     payloads: Vec<usize>,
@@ -276,11 +357,14 @@ struct Flow {
 
 fn any_flow() -> impl Strategy<Value = Flow> {
     let payload = prop_oneof![5 => Just(3_000usize), 2 => 1usize..3_000, 1 => Just(30_000)];
-    (any::<[bool; 3]>(), proptest::collection::vec(payload, 1..6)).prop_map(|([v6, vlan, fixed_id], payloads)| Flow {
-        v6,
-        vlan,
-        payloads,
-        fixed_id,
+    (any::<[bool; 4]>(), proptest::collection::vec(payload, 1..6)).prop_map(|([udp, v6, vlan, fixed_id], payloads)| {
+        Flow {
+            udp,
+            v6,
+            vlan,
+            payloads,
+            fixed_id,
+        }
     })
 }
 
@@ -305,7 +389,10 @@ proptest! {
     ) {
         let mut streams: Vec<Vec<Vec<u8>>> = flows.iter().enumerate().map(|(i, flow)| {
             let mut seq = 7u32;
-            flow.payloads.iter().flat_map(|n| {
+            flow.payloads.iter().zip(0u8..).flat_map(|(n, nth)| {
+                if flow.udp {
+                    return datagrams(flow.v6, 1_000 + i as u16, 700, &pattern(*n, 16 * nth + i as u8));
+                }
                 let t = Tcp { seq, payload: pattern(*n, i as u8), mss: 1_400, ..bulk(i as u16, flow.v6, flow.vlan, 1) };
                 seq = seq.wrapping_add(*n as u32);
                 let mut frames = lone(&t);
@@ -318,8 +405,8 @@ proptest! {
                         put16(f, l3 + 10, !sum);
                     }
                 }
-                frames.into_iter().rev().collect::<Vec<_>>().into_iter().rev()
-            }).rev().collect()
+                frames
+            }).collect::<Vec<_>>().into_iter().rev().collect()
         }).collect();
         let mut sent = Vec::new();
         for i in order {

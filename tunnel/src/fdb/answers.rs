@@ -27,10 +27,7 @@ pub(super) struct Contest {
 impl Fdb {
     /// What to answer to a member's advert that was just applied; `None` if it counts as it was said.
     pub fn answer(&self, from: NodeId, advert: &MacAdvert) -> Option<MacBehind> {
-        let key = Key {
-            vlan: advert.vlan,
-            mac: advert.mac,
-        };
+        let key = Key::of(advert);
         let (seq, holder, live, is_static) = match self.entries.get(&key) {
             Some(e) => {
                 let holder = if let Place::Node(n) = e.place { n } else { self.me };
@@ -70,13 +67,30 @@ impl Fdb {
         if b.holder == self.me || !b.live {
             self.raise(now, key, b.seq);
         } else {
-            let contest = Contest {
-                seq: b.seq,
-                holder: b.holder,
-                since: now,
-            };
-            let known = self.contested.entry(key).or_insert(contest);
-            (known.seq, known.holder) = (b.seq, b.holder);
+            self.contest(now, key, b.holder, b.seq);
+        }
+    }
+
+    fn contest(&mut self, now: Instant, key: Key, holder: NodeId, seq: u32) {
+        let contest = Contest {
+            seq,
+            holder,
+            since: now,
+        };
+        let known = self.contested.entry(key).or_insert(contest);
+        (known.seq, known.holder) = (seq, holder);
+    }
+
+    /// A member claims the address of one of this machine's own ports, as it does after a loop has shown it a copy of
+    /// what that port sent. It is here for certain, and the others must hear so; they follow the higher sequence.
+    pub(super) fn object(&mut self, now: Instant, key: Key, from: NodeId, claim: u32) {
+        let known = self.entries.get(&key).filter(|e| matches!(e.place, Place::Port(_)));
+        let Some(known) = known.map(|e| seq::against(claim, e.seq)) else {
+            return;
+        };
+        let wins = matches!(known, Against::Higher) || known == Against::Tie && from < self.me;
+        if wins && !self.raise(now, key, claim) {
+            self.contest(now, key, from, claim);
         }
     }
 
@@ -90,8 +104,9 @@ impl Fdb {
         if is_static && !self.should_have_heard(now, &c) {
             return;
         }
-        self.contested.remove(&key);
-        self.raise(now, key, c.seq);
+        if self.raise(now, key, c.seq) {
+            self.contested.remove(&key);
+        }
     }
 
     /// Two that were given one address decide between themselves: the holder's own advert fences the older one. Only a
@@ -103,21 +118,25 @@ impl Fdb {
     }
 
     /// Goes above a sequence, at most once in [`RAISE_GAP`], so that a member which answers so for ever moves nobody.
-    fn raise(&mut self, now: Instant, key: Key, above: u32) {
+    /// False if it is too early for that.
+    fn raise(&mut self, now: Instant, key: Key, above: u32) -> bool {
         let lately = self
             .raised
             .get(&key)
             .is_some_and(|at| now.saturating_duration_since(*at) < RAISE_GAP);
         if lately || self.flaps.is_frozen(now, key) {
-            return;
+            return false;
         }
-        let Some(e) = self.entries.get_mut(&key) else { return };
+        let Some(e) = self.entries.get_mut(&key) else {
+            return true;
+        };
         if seq::against(e.seq, above) != Against::Higher {
             e.seq = seq::next(above);
             self.raised.insert(key, now);
             self.announce(key);
             self.urgent = true;
         }
+        true
     }
 
     pub(super) fn forget_answers(&mut self, now: Instant) {

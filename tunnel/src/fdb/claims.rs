@@ -25,18 +25,18 @@ fn may_be_given(mac: MacAddr) -> bool {
 }
 
 impl Fdb {
-    /// A member's advert. The caller hands over each member's adverts in the order in which that member made them.
-    pub fn apply(&mut self, now: Instant, from: NodeId, advert: &MacAdvert) -> Result<(), DropReason> {
-        let key = Key {
-            vlan: advert.vlan,
-            mac: advert.mac,
-        };
+    /// Takes a claim if it wins, or a withdrawal.
+    pub(super) fn take_claim(&mut self, now: Instant, from: NodeId, advert: &MacAdvert) -> Result<(), DropReason> {
+        let key = Key::of(advert);
         let sound = from != self.me
             && key.vlan <= LAST_VLAN
             && key.mac.is_valid_source()
             && advert.ips.len() <= MAX_ADVERT_IPS
             && !self.is_own(key.mac);
         if !sound {
+            if from != self.me && !advert.withdrawn && self.is_own(key.mac) {
+                self.object(now, key, from, advert.seq);
+            }
             return Err(DropReason::AdvertRefused);
         }
         if advert.withdrawn {
@@ -67,6 +67,7 @@ impl Fdb {
                 seq,
                 seen: now,
                 ips: advert.ips.clone(),
+                sum: self.heard.weigh(advert),
                 leaves: None,
             },
         );
@@ -123,7 +124,7 @@ impl Fdb {
         }
     }
 
-    fn withdraw(&mut self, now: Instant, from: NodeId, key: Key, said: u32) {
+    pub(super) fn withdraw(&mut self, now: Instant, from: NodeId, key: Key, said: u32) {
         if let Some(e) = self.entries.get_mut(&key).filter(|e| e.place == Place::Node(from)) {
             if seq::against(said, e.seq) == Against::Higher {
                 e.seq = said;
@@ -131,6 +132,7 @@ impl Fdb {
             if e.is_static {
                 // Nobody holds it, and nothing is flooded for it meanwhile.
                 (e.is_static, e.leaves) = (false, Some(now + FORWARD_AFTER_MOVE));
+                self.heard.sub(e.place, std::mem::take(&mut e.sum));
             } else if e.leaves.is_none() {
                 let seq = e.seq;
                 self.take(key);
@@ -174,11 +176,12 @@ impl Fdb {
             self.lift(now, key);
         }
         self.memory.forget_node(node);
+        self.heard.forget(node);
         self.links.remove(&node);
     }
 
-    /// Could this member have repeated what it said at `heard`, for its link is up for long enough, and did not? Then its
-    /// withdrawal was lost: with the link, or with a control connection.
+    /// Could this member have stood by what it said, last at `heard`, for its link is up for long enough, and did not? Then
+    /// its withdrawal was lost: with the link, or with a control connection.
     fn left_unsaid(&self, now: Instant, node: &NodeId, heard: Instant) -> bool {
         let since = |t: Instant| now.saturating_duration_since(t);
         let Some(LinkSince::Up(up)) = self.links.get(node) else {
@@ -198,7 +201,7 @@ impl Fdb {
             e.leaves.is_some_and(|at| at <= now)
                 || match self.links.get(node) {
                     Some(LinkSince::Down(since)) => now.saturating_duration_since(*since) >= LINK_STALE,
-                    Some(LinkSince::Up(_)) => self.left_unsaid(now, node, e.seen),
+                    Some(LinkSince::Up(_)) => self.left_unsaid(now, node, self.stood_by(e)),
                     None => now.saturating_duration_since(e.seen) >= ADVERT_EXPIRY,
                 }
         };
@@ -215,15 +218,25 @@ impl Fdb {
         // A fence outlives its winner's silence, for that the winner cannot be heard does not make two machines one; but not
         // its words, when it says what it has and that is not among it.
         let fences = self.fenced.iter();
+        let heard = |key: &Key, f: &Fence| match self.heard.agreed(&f.by) {
+            Some(at) if self.is_claimed_by(f.by, *key) => at.max(f.heard),
+            _ => f.heard,
+        };
         let left: Vec<Key> = fences
-            .filter(|(_, f)| self.left_unsaid(now, &f.by, f.heard))
+            .filter(|(k, f)| self.left_unsaid(now, &f.by, heard(k, f)))
             .map(|(k, _)| *k)
             .collect();
         for key in left {
             self.lift(now, key);
         }
-        self.links
-            .retain(|_, l| !matches!(l, LinkSince::Down(since) if now.saturating_duration_since(*since) >= LINK_STALE));
+        let Self { links, heard, .. } = self;
+        links.retain(|node, l| {
+            let gone = matches!(l, LinkSince::Down(since) if now.saturating_duration_since(*since) >= LINK_STALE);
+            if gone {
+                heard.forget_refused(node);
+            }
+            !gone
+        });
         self.memory.handle_timeout(now);
         self.forget_answers(now);
         for key in self.flaps.handle_timeout(now) {

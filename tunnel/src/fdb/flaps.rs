@@ -71,6 +71,12 @@ impl Flaps {
         true
     }
 
+    /// All moves had one cause, and that is gone; gives whose they were.
+    pub(super) fn forget_all(&mut self) -> Vec<Key> {
+        let moves = std::mem::take(&mut self.moves).into_keys();
+        moves.chain(std::mem::take(&mut self.freezes).into_keys()).collect()
+    }
+
     /// A person said where it belongs.
     pub(super) fn clear(&mut self, key: Key) {
         self.moves.remove(&key);

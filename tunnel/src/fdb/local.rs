@@ -100,6 +100,7 @@ impl Fdb {
                 seq,
                 seen: now,
                 ips: Vec::new(),
+                sum: 0,
                 leaves: None,
             },
         );
@@ -121,6 +122,17 @@ impl Fdb {
     /// The port carries nothing for now: what was learned on it is withdrawn, what was given to it stays.
     pub fn clear_port(&mut self, now: Instant, port: PortId) {
         self.withdraw_where(now, |e| e.place == Place::Port(port) && !e.is_static);
+    }
+
+    /// A loop was found and cut: what moved did not move of its own accord. Where it is now is not to be relied on, so
+    /// what was learned of it here is withdrawn, and it may be learned anew anywhere.
+    pub fn forgive_moves(&mut self, now: Instant) {
+        for key in self.flaps.forget_all() {
+            let learned = |e: &Entry| matches!(e.place, Place::Port(_)) && !e.is_static;
+            if self.entries.get(&key).is_some_and(learned) {
+                self.withdraw_own(now, key);
+            }
+        }
     }
 
     /// An IP address was seen with a local address; true if it is news. The oldest of more than eight goes.
@@ -181,19 +193,23 @@ impl Fdb {
     pub(super) fn announce(&mut self, key: Key) {
         self.withdrawn.remove(&key);
         self.changed.insert(key);
+        self.reweigh(key);
     }
 
     fn withdraw_where(&mut self, now: Instant, pick: impl Fn(&Entry) -> bool) {
         for key in self.keys_where(|_, e| pick(e)) {
-            if let Some(e) = self.take(key) {
-                self.memory.remember(now, key, e.seq, self.me);
-                self.changed.remove(&key);
-                self.withdrawn.insert(key, e.seq);
-                if e.is_static {
-                    self.urgent = true;
-                    self.events.push_back(FdbEvent::Left(key));
-                }
-            }
+            self.withdraw_own(now, key);
+        }
+    }
+
+    fn withdraw_own(&mut self, now: Instant, key: Key) {
+        let Some(e) = self.take(key) else { return };
+        self.memory.remember(now, key, e.seq, self.me);
+        self.changed.remove(&key);
+        self.withdrawn.insert(key, e.seq);
+        if e.is_static {
+            self.urgent = true;
+            self.events.push_back(FdbEvent::Left(key));
         }
     }
 }

@@ -14,12 +14,14 @@
 mod answers;
 mod claims;
 mod flaps;
+mod heard;
 mod local;
 mod seq;
 
 use crate::{PortId, defaults::FDB_PER_NODE};
 use answers::Contest;
 use flaps::Flaps;
+use heard::Heard;
 use seq::Memory;
 use serde::Serialize;
 use std::{
@@ -57,6 +59,14 @@ impl Key {
         Self { vlan: 0, mac }
     }
 
+    /// An advert's.
+    pub fn of(advert: &MacAdvert) -> Self {
+        Self {
+            vlan: advert.vlan,
+            mac: advert.mac,
+        }
+    }
+
     /// A frame's source.
     pub fn source(frame: &Frame<'_>) -> Self {
         Self {
@@ -79,7 +89,7 @@ fn vlan(frame: &Frame<'_>) -> u16 {
 }
 
 /// Where an address is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     /// Behind a port of this node.
@@ -117,7 +127,7 @@ pub struct FdbRow {
     pub is_static: bool,
     /// Mobility sequence.
     pub seq: u32,
-    /// Since a frame, or an advert, last spoke of it.
+    /// Since a frame last spoke of it, or its member last stood by it.
     pub age: Duration,
     /// Its IP addresses, as far as seen.
     pub ips: Vec<IpAddr>,
@@ -160,6 +170,8 @@ struct Entry {
     seq: u32,
     seen: Instant,
     ips: Vec<IpAddr>,
+    /// What its claim adds to the sum of who claims it (`heard`).
+    sum: u64,
     /// Its member withdrew it and still sends frames after it until then, so they go there.
     leaves: Option<Instant>,
 }
@@ -200,6 +212,7 @@ pub struct Fdb {
     remote_total: usize,
     links: BTreeMap<NodeId, LinkSince>,
     memory: Memory,
+    heard: Heard,
     flaps: Flaps,
     /// Given addresses that lost to a member's claim.
     fenced: BTreeMap<Key, Fence>,
@@ -227,6 +240,7 @@ impl Fdb {
             remote_total: 0,
             links: BTreeMap::new(),
             memory: Memory::default(),
+            heard: Heard::default(),
             flaps: Flaps::default(),
             fenced: BTreeMap::new(),
             own: BTreeMap::new(),
@@ -242,6 +256,12 @@ impl Fdb {
     /// Where an address is.
     pub fn lookup(&self, key: Key) -> Option<Place> {
         self.entries.get(&key).map(|e| e.place)
+    }
+
+    /// Every address that is anywhere now.
+    pub fn places(&self) -> impl Iterator<Item = (Key, Place)> {
+        let there = self.entries.iter().filter(|(_, e)| e.leaves.is_none());
+        there.map(|(key, e)| (*key, e.place))
     }
 
     /// Where frames with this source come from: the address itself, or a guest's given one, which holds in every VLAN.
@@ -300,7 +320,7 @@ impl Fdb {
             },
             is_static: e.is_static,
             seq: e.seq,
-            age: now.saturating_duration_since(e.seen),
+            age: self.age_of(now, e),
             ips: e.ips.clone(),
             frozen: self.flaps.is_frozen(now, *key),
             stale: matches!(e.place, Place::Node(n) if matches!(self.links.get(&n), Some(LinkSince::Down(_)))),
@@ -358,6 +378,7 @@ impl Fdb {
     fn put(&mut self, key: Key, entry: Entry) {
         self.take(key);
         self.memory.forget(key);
+        self.heard.add(entry.place, entry.sum);
         match entry.place {
             Place::Node(n) => {
                 *self.remote.entry(n).or_default() += 1;
@@ -376,6 +397,7 @@ impl Fdb {
 
     fn take(&mut self, key: Key) -> Option<Entry> {
         let e = self.entries.remove(&key)?;
+        self.heard.sub(e.place, e.sum);
         match e.place {
             Place::Node(n) => {
                 self.remote_total -= 1;

@@ -62,10 +62,10 @@ pub fn unpack(data: &[u8]) {
         }
         unpacker.handle(now, tag, chunks, &mut drops, &mut sink);
         if kind & 1 != 0 {
-            unpacker.flush(&mut drops, &mut sink);
+            unpacker.flush(now, &mut drops, &mut sink);
         }
     }
-    unpacker.flush(&mut drops, &mut sink);
+    unpacker.flush(now, &mut drops, &mut sink);
 }
 
 /// Sends a packet over a link that loses nothing; gives the frames that come out.
@@ -84,7 +84,7 @@ fn over_a_link(p: &Packet<'_>, room: usize) -> Vec<Vec<u8>> {
         unpacker.handle(start(), LanTag(1), chunks, &mut drops, &mut sink);
         burst.advance(1);
     }
-    unpacker.flush(&mut drops, &mut sink);
+    unpacker.flush(start(), &mut drops, &mut sink);
     out
 }
 

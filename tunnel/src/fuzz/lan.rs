@@ -17,7 +17,7 @@ use crate::{
 use std::{net::IpAddr, time::Instant};
 use wire::{
     MacAddr, NodeId, NodeKey, Signed, UnixMillis, codec,
-    frame::{Boot, Frame, GroupAdvert, MAX_ADVERTS, MacAdvert, MacBehind, MacUpdate, Offload, SignedProbe},
+    frame::{Boot, Frame, GroupAdvert, MAX_ADVERTS, MacAdvert, MacBehind, MacUpdate, Offload, SignedProbe, Span},
     sign::Record,
 };
 
@@ -154,7 +154,7 @@ impl World {
 }
 
 /// What members say about addresses and groups. Part kinds, modulo 4: adverts, an answer, groups, a frame; bit 2 is
-/// who says it.
+/// who says it, bit 3 whether adverts are a whole set.
 pub fn adverts(data: &[u8]) {
     let mut w = World::new(false);
     for (kind, part) in parts(data) {
@@ -163,7 +163,10 @@ pub fn adverts(data: &[u8]) {
         match kind & 3 {
             0 => {
                 if let Ok(a) = codec::decode::<Vec<MacAdvert>>(part, MacUpdate::MAX_BYTES) {
-                    let behind = w.switch.handle_adverts(w.now, from, &a);
+                    let behind = match kind & 8 {
+                        0 => w.switch.handle_adverts(w.now, from, &a),
+                        _ => w.switch.handle_whole(w.now, from, &Span::ALL, &a),
+                    };
                     assert!(behind.len() <= a.len(), "an answer is no longer than the question");
                 }
             }

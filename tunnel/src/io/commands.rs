@@ -13,7 +13,9 @@ use super::{
 use crate::{
     Drops, PortId,
     defaults::{LANS, LINKS, PORTS, TAP_CHECK},
+    matrix::Talkers,
     policy::{CompiledPolicy, How},
+    rename::Rename,
     switch::Switch,
 };
 use std::{
@@ -24,7 +26,7 @@ use std::{
 use tokio::sync::oneshot;
 use wire::{
     LanId, MacAddr, NodeId,
-    frame::{GroupAdvert, LanTag, MacAdvert, MacBehind},
+    frame::{GroupAdvert, LanTag, MacAdvert, MacBehind, Span},
     link::{Link, PathInfo},
 };
 
@@ -58,18 +60,21 @@ impl Pump {
             switch.arm_guard(now, identity.clone(), id.digest());
         }
         switch.set_underlay(self.underlay.clone());
+        switch.set_lan(id.digest());
+        self.stale_notes = true;
         self.fabric.lans.insert(
             tag,
             Lan {
                 id,
                 switch,
                 traffic: BTreeMap::new(),
+                talkers: Talkers::default(),
             },
         );
         Ok(())
     }
 
-    fn lan_mut(&mut self, id: &LanId) -> Option<(LanTag, &mut Lan)> {
+    pub(super) fn lan_mut(&mut self, id: &LanId) -> Option<(LanTag, &mut Lan)> {
         let tag = LanTag::from(id);
         self.fabric.lans.get_mut(&tag).filter(|l| l.id == *id).map(|l| (tag, l))
     }
@@ -99,6 +104,7 @@ impl Pump {
         self.drain_events();
         self.fabric.recorder.forget(tag);
         self.fabric.lans.remove(&tag);
+        self.stale_notes = true;
     }
 
     fn room_for_port(&self, tag: LanTag) -> Result<(), PortError> {
@@ -174,7 +180,7 @@ impl Pump {
         let (tag, _) = self.lan_mut(lan).ok_or_else(|| PortError::NoLan(lan.clone()))?;
         self.room_for_port(tag)?;
         let io = PortIo::Guest {
-            io: GuestIo::new(now, port.socket),
+            io: GuestIo::new(now, port.socket, port.inner.map(|i| Rename::new(i, port.mac))),
             guest: port.guest,
             mac: port.mac,
         };
@@ -233,6 +239,7 @@ impl Pump {
                 why: format!("{LINKS} links are up, which is the most"),
             });
         }
+        self.stale_notes = true;
         if let Some(old) = self.links.insert(peer, LinkIo::new(link)) {
             self.drops.merge(&old.bury());
         }
@@ -252,8 +259,10 @@ impl Pump {
 
     pub(super) fn set_members(&mut self, now: Instant, lan: &LanId, members: BTreeSet<NodeId>) {
         let me = self.node;
+        self.stale_notes = true;
         if let Some((_, lan)) = self.lan_mut(lan) {
             lan.traffic.retain(|peer, _| members.contains(peer));
+            lan.talkers.set_members(&members);
             lan.switch
                 .set_members(now, members.into_iter().filter(|m| *m != me).collect());
         }
@@ -268,6 +277,20 @@ impl Pump {
     ) -> Vec<MacBehind> {
         match self.lan_mut(lan) {
             Some((_, lan)) => lan.switch.handle_adverts(now, from, adverts),
+            None => Vec::new(),
+        }
+    }
+
+    pub(super) fn apply_whole(
+        &mut self,
+        now: Instant,
+        lan: &LanId,
+        from: NodeId,
+        span: &Span,
+        adverts: &[MacAdvert],
+    ) -> Vec<MacBehind> {
+        match self.lan_mut(lan) {
+            Some((_, lan)) => lan.switch.handle_whole(now, from, span, adverts),
             None => Vec::new(),
         }
     }

@@ -13,6 +13,7 @@ use crate::{
     DropReason, PortId,
     capture::Way,
     defaults::{MADE_FRAMES, TAP_CHECK},
+    matrix::Talkers,
     packet::Packet,
     segment,
     switch::{Egress, Ingress, Made, Switch},
@@ -36,6 +37,8 @@ pub(super) struct Lan {
     pub(super) switch: Switch,
     /// What passed between this LAN and each member's link.
     pub(super) traffic: BTreeMap<NodeId, Traffic>,
+    /// Who talks to whom.
+    pub(super) talkers: Talkers,
 }
 
 /// What moves a port's frames.
@@ -103,6 +106,7 @@ impl Fabric {
         self.recorder.packet(now, rx.tag, at, &packet, decided);
         self.keep_made(rx.tag);
         if decided.is_ok() {
+            self.count_talkers(now, rx.tag, Ingress::Link(from), &packet);
             self.write_out(now, rx.tag, &packet);
         }
     }
@@ -162,9 +166,17 @@ impl Fabric {
             tracing::trace!(%port, src = %packet.frame().src(), dst = %packet.frame().dst(), reason = %why, "dropped");
             return decided;
         }
+        self.count_talkers(now, tag, Ingress::Port(port), &packet);
         self.send_out(now, tag, &packet, to_link);
         self.write_out(now, tag, &packet);
         decided
+    }
+
+    /// Notes who sent a frame to whom.
+    fn count_talkers(&mut self, now: Instant, tag: LanTag, from: Ingress, packet: &Packet<'_>) {
+        if let Some(lan) = self.lans.get_mut(&tag) {
+            lan.talkers.count(now, from, packet, &self.egress);
+        }
     }
 
     /// Gives a frame to the links of `self.egress`.

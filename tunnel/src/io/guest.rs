@@ -9,6 +9,7 @@
 use crate::{
     DropReason,
     defaults::{GUEST_OUT_BYTES, GUEST_RETRY},
+    rename::Rename,
 };
 use bytes::{Buf, BytesMut};
 use std::{
@@ -35,6 +36,7 @@ pub(super) struct GuestIo {
     taken: usize,
     filled: usize,
     outgoing: BytesMut,
+    rename: Option<Rename>,
     pause: Duration,
     retry_at: Option<Instant>,
     /// Why the last connection ended.
@@ -42,7 +44,7 @@ pub(super) struct GuestIo {
 }
 
 impl GuestIo {
-    pub(super) fn new(now: Instant, path: PathBuf) -> Self {
+    pub(super) fn new(now: Instant, path: PathBuf, rename: Option<Rename>) -> Self {
         Self {
             path,
             stream: None,
@@ -50,6 +52,7 @@ impl GuestIo {
             taken: 0,
             filled: 0,
             outgoing: BytesMut::new(),
+            rename,
             pause: GUEST_RETRY.0,
             retry_at: Some(now),
             last_error: None,
@@ -98,6 +101,9 @@ impl GuestIo {
         match ready!(self.poll_read(cx, out)) {
             Ok(len) => {
                 self.pause = GUEST_RETRY.0;
+                if let (Some(r), Some(frame)) = (&mut self.rename, out.get_mut(..len)) {
+                    r.from_guest(frame);
+                }
                 Poll::Ready(len)
             }
             Err(e) => {
@@ -153,7 +159,11 @@ impl GuestIo {
             return Err(DropReason::PortFull);
         }
         self.outgoing.extend_from_slice(&len.to_be_bytes());
+        let at = self.outgoing.len();
         self.outgoing.extend_from_slice(frame);
+        if let (Some(r), Some(frame)) = (&self.rename, self.outgoing.get_mut(at..)) {
+            r.to_guest(frame);
+        }
         Ok(())
     }
 

@@ -5,7 +5,8 @@ use crate::{
     DropReason, Drops,
     capture::Way,
     classify,
-    defaults::{ECHO_KEPT, ECHOES, LARGE_ROOM, PATIENCE, RECV_BATCH, SLOW_FOR},
+    compare::Compare,
+    defaults::{ECHO_KEPT, ECHOES, LARGE_ROOM, PATIENCE, RECV_BATCH, SLOW_FOR, TAIL_LOSS},
     mss,
     packet::Packet,
     queue::{LinkQueue, QueueStats},
@@ -46,6 +47,7 @@ pub(super) struct LinkIo {
     /// Until when it counts as slow: ports do not wait for it.
     slow_until: Option<Instant>,
     pub(super) drops: Drops,
+    pub(super) compare: Compare,
 }
 
 impl LinkIo {
@@ -63,6 +65,7 @@ impl LinkIo {
             stuck_since: None,
             slow_until: None,
             drops: Drops::default(),
+            compare: Compare::default(),
         }
     }
 
@@ -139,6 +142,7 @@ impl LinkIo {
             }
             self.room = self.link.send_room();
             self.packer.set_room(self.link.max_payload());
+            self.packer.set_repeats(self.link.loss() >= TAIL_LOSS);
             if self.packer.pending_bytes() > 0 || self.queue.is_empty() || self.room == 0 {
                 break;
             }
@@ -209,7 +213,7 @@ impl LinkIo {
             }
         });
         if got.is_pending() {
-            unpacker.flush(drops, &mut |rx| fabric.deliver(now, peer, rx));
+            unpacker.flush(now, drops, &mut |rx| fabric.deliver(now, peer, rx));
         }
         got
     }

@@ -15,6 +15,7 @@ mod fabric;
 mod guard;
 mod guest;
 mod link;
+mod notes;
 pub mod packet;
 mod pump;
 mod record;

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     DropReason, Drops, PortId,
     coalesce::Coalescer,
-    defaults::{ALL_QUEUES_BYTES, EVENTS, PATIENCE, READ_BUDGET, READ_DROPS, READ_FRAMES, ROUNDS},
+    defaults::{ALL_QUEUES_BYTES, COMPARE_EVERY, EVENTS, PATIENCE, READ_BUDGET, READ_DROPS, READ_FRAMES, ROUNDS},
     loops::{Identity, Underlay},
     packet::Packet,
     switch::SwitchEvent,
@@ -31,7 +31,7 @@ use std::{
 use tokio::{io::unix::AsyncFd, sync::mpsc, time::Sleep};
 use wire::{
     NodeId,
-    frame::{LanTag, MAX_FRAME, VnetHdr},
+    frame::{LanTag, MAX_FRAME, VNET_HDR, VnetHdr},
 };
 
 /// Commands in one wake-up.
@@ -51,6 +51,11 @@ pub(super) struct Pump {
     pub(super) drops: Drops,
     pub(super) identity: Option<Identity>,
     pub(super) underlay: Underlay,
+    /// What links' peers are told may be out of date.
+    pub(super) stale_notes: bool,
+    /// What this node claimed on all LANs when they were told last.
+    pub(super) noted: u64,
+    pub(super) compare_at: Instant,
     timer: Pin<Box<Sleep>>,
     frame: Vec<u8>,
     merge: Coalescer,
@@ -70,11 +75,15 @@ impl Pump {
             drops: Drops::default(),
             identity: None,
             underlay: Underlay::default(),
+            stale_notes: false,
+            noted: 0,
+            compare_at: Instant::now() + COMPARE_EVERY,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            frame: vec![0; MAX_FRAME + 1],
+            frame: vec![0; VNET_HDR + MAX_FRAME + 1],
             merge: Coalescer::default(),
         };
-        poll_fn(|cx| pump.poll(cx)).await;
+        // It yields by itself, after so many rounds; tokio's own limit would end a turn of small frames half-way.
+        tokio::task::unconstrained(poll_fn(|cx| pump.poll(cx))).await;
         tracing::debug!("frame pump ended");
     }
 
@@ -105,6 +114,7 @@ impl Pump {
             }
         }
         self.finish_ports(cx, now);
+        self.tell_notes();
         self.drain_events();
         self.fabric.recorder.flush();
         let mut again = moved || more_commands;
@@ -130,7 +140,9 @@ impl Pump {
             if lan.switch.poll_timeout().is_some_and(|(at, _)| at <= now) {
                 lan.switch.handle_timeout(now);
             }
+            lan.talkers.handle_timeout(now);
         }
+        self.compare(now);
         self.fabric.collect_made();
         self.deliver_made(now);
         for (id, port) in &mut self.fabric.ports {
@@ -149,14 +161,23 @@ impl Pump {
             .fabric
             .lans
             .values()
-            .filter_map(|l| l.switch.poll_timeout().map(|(at, _)| at));
+            .flat_map(|l| [l.switch.poll_timeout().map(|(at, _)| at), l.talkers.poll_timeout()])
+            .flatten();
         let ports = self.fabric.ports.values().filter_map(Port::poll_timeout);
         let links = self.links.values().filter_map(|l| l.unpacker.poll_timeout());
         // Ports that wait for a link are read again at the end of its patience.
         let stuck = self.links.values().filter_map(|l| l.stuck_since);
         let room = stuck.map(|at| at + PATIENCE).filter(|at| *at > now).min();
+        let compare = (!self.links.is_empty()).then_some(self.compare_at);
         let events = (!self.unsent.is_empty()).then_some(now + EVENT_RETRY);
-        let Some(at) = lans.chain(ports).chain(links).chain(room).chain(events).min() else {
+        let Some(at) = lans
+            .chain(ports)
+            .chain(links)
+            .chain(room)
+            .chain(events)
+            .chain(compare)
+            .min()
+        else {
             return;
         };
         self.timer.as_mut().reset(at.into());
@@ -230,9 +251,11 @@ impl Pump {
     fn read_one(&mut self, cx: &mut Context<'_>, now: Instant, id: PortId) -> Option<(usize, usize)> {
         let port = self.fabric.ports.get_mut(&id)?;
         let mut frame = mem::take(&mut self.frame);
+        // A TAP gives header and frame in one piece: the frame always begins behind the header's room.
+        let room = frame.get_mut(VNET_HDR..).unwrap_or_default();
         let got = match &mut port.io {
             PortIo::Tap { tap, .. } => read_tap(cx, tap, &mut frame, &mut port.dead),
-            PortIo::Packet(station) => match station.poll_read(cx, now, &mut frame, &mut port.dead) {
+            PortIo::Packet(station) => match station.poll_read(cx, now, room, &mut port.dead) {
                 Some(Ok(got)) => Some(got),
                 Some(Err(why)) => {
                     self.frame = frame;
@@ -241,7 +264,7 @@ impl Pump {
                 }
                 None => None,
             },
-            PortIo::Guest { io, .. } => match io.poll_frame(cx, now, &mut frame) {
+            PortIo::Guest { io, .. } => match io.poll_frame(cx, now, room) {
                 Poll::Ready(n) => Some((VnetHdr::default(), n)),
                 Poll::Pending => None,
             },
@@ -250,7 +273,7 @@ impl Pump {
             self.frame = frame;
             return None;
         };
-        let bytes = frame.get(..n).unwrap_or_default();
+        let bytes = frame.get(VNET_HDR..VNET_HDR + n).unwrap_or_default();
         let Self {
             fabric,
             links,
@@ -264,7 +287,6 @@ impl Pump {
             over_budget += usize::from(decided.is_err_and(DropReason::is_budget));
         });
         self.frame = frame;
-        self.deliver_made(now);
         Some((n, over_budget))
     }
 
@@ -307,6 +329,10 @@ impl Pump {
         let mut guard = Vec::new();
         let Fabric { lans, ports, .. } = &mut self.fabric;
         for lan in lans.values_mut() {
+            while let Some((peer, demand)) = lan.talkers.poll_event() {
+                let lan = lan.id.clone();
+                said.push(TunnelEvent::Demand { lan, peer, demand });
+            }
             while let Some(e) = lan.switch.poll_event() {
                 let lan = lan.id.clone();
                 match e {
@@ -355,7 +381,7 @@ impl Pump {
         }
     }
 
-    /// Queues an event. If the reader is far behind, adverts go first: all are said again at the next refresh.
+    /// Queues an event. If the reader is far behind, adverts go first: that they are missing shows in the sums.
     pub(super) fn say(&mut self, e: TunnelEvent) {
         if self.unsent.len() >= EVENTS {
             let advert = self
@@ -388,6 +414,7 @@ impl Pump {
         };
         if let Some(lan) = self.fabric.lans.get_mut(&port.lan) {
             lan.switch.remove_port(now, id);
+            lan.talkers.forget_port(id);
         }
         true
     }
@@ -445,7 +472,7 @@ impl Turn {
 }
 
 /// Reads one frame from a TAP; `None` when none waits. An error that ends the interface goes to `dead`.
-fn read_tap(
+pub(super) fn read_tap(
     cx: &mut Context<'_>,
     tap: &AsyncFd<Tap>,
     buf: &mut [u8],

@@ -5,6 +5,7 @@ use crate::{
     DropReason, PortId,
     capture::{Select, Spot, SpotCount, Way},
     defaults::CAPTURES,
+    matrix::Matrix,
     peek,
     queue::QueueStats,
 };
@@ -132,6 +133,15 @@ impl Tunnel {
         let lan = lan.clone();
         self.call(move |p, now| p.link_infos(now, &lan))
             .await
+            .unwrap_or_default()
+    }
+
+    /// Who talks to whom on the LAN, by what passes here.
+    pub async fn talkers(&self, lan: &LanId) -> Matrix {
+        let lan = lan.clone();
+        self.call(move |p, now| p.lan_mut(&lan).map(|(_, l)| l.talkers.view(now)))
+            .await
+            .flatten()
             .unwrap_or_default()
     }
 

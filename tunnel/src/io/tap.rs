@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::{
     ffi::c_char,
     fs::{File, OpenOptions},
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSlice},
     mem,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
@@ -63,7 +63,7 @@ pub(super) fn request(name: &str) -> ifreq {
 
 pub(super) fn control(fd: RawFd, op: c_ulong, r: &mut ifreq) -> io::Result<()> {
     // SAFETY: `fd` is open for the call's duration, `op` is one of the operations of this file, all of which take a pointer
-    // to an `ifreq` that they read or fill, and `r` is one.
+    // to an `ifreq` that they read or fill, and `r` is one; what it points to in turn lives as long in the caller.
     let rc = unsafe { libc::ioctl(fd, op as _, std::ptr::from_mut(r)) };
     if rc < 0 {
         Err(io::Error::last_os_error())
@@ -88,6 +88,30 @@ fn hardware_address(fd: RawFd, name: &str) -> io::Result<MacAddr> {
 pub fn interface_mac(name: &str) -> Result<MacAddr, PortError> {
     hardware_address(socket()?.as_raw_fd(), name).map_err(|e| system("read an interface's address", e))
 }
+
+/// Does the kernel join what a card receives into super-frames (GRO)? Without that frames come one at a time, and each
+/// costs a read.
+pub fn joins_received(name: &str) -> Result<bool, PortError> {
+    let mut asked = EthtoolValue {
+        cmd: ETHTOOL_GGRO,
+        data: 0,
+    };
+    let mut r = request(name);
+    r.ifr_ifru.ifru_data = std::ptr::from_mut(&mut asked).cast();
+    control(socket()?.as_raw_fd(), libc::SIOCETHTOOL as c_ulong, &mut r)
+        .map_err(|e| system("ask what a card joins", e))?;
+    Ok(asked.data != 0)
+}
+
+/// `struct ethtool_value` of linux/ethtool.h.
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
+
+/// Is generic receive offload on? Of linux/ethtool.h.
+const ETHTOOL_GGRO: u32 = 0x2b;
 
 fn offer(fd: RawFd, mask: u32) -> io::Result<()> {
     // SAFETY: `fd` is an open TAP; TUNSETOFFLOAD takes an integer and no pointer.
@@ -249,26 +273,46 @@ impl Tap {
         Ok(())
     }
 
-    /// Reads one frame into `buf`; its header is empty where the TAP has none. `WouldBlock` when none waits.
+    /// Reads one frame into `buf` behind the first [`VNET_HDR`] bytes, which are the header's room; its length. The header is empty
+    /// where the TAP has none. `WouldBlock` when no frame waits.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<(VnetHdr, usize)> {
-        let mut hdr = [0u8; VNET_HDR];
         if !self.offloads.vnet_hdr {
-            return io::Read::read(&mut &self.file, buf).map(|n| (VnetHdr::default(), n));
+            let room = buf.get_mut(VNET_HDR..).unwrap_or_default();
+            return io::Read::read(&mut &self.file, room).map(|n| (VnetHdr::default(), n));
         }
-        let mut parts = [IoSliceMut::new(&mut hdr), IoSliceMut::new(buf)];
-        let n = io::Read::read_vectored(&mut &self.file, &mut parts)?;
-        let n = n.checked_sub(VNET_HDR).ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok((VnetHdr::from_bytes(&hdr), n))
+        let n = io::Read::read(&mut &self.file, buf)?;
+        match buf.first_chunk() {
+            Some(hdr) if n >= VNET_HDR => Ok((VnetHdr::from_bytes(hdr), n - VNET_HDR)),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
-    /// Writes one frame. A TAP takes all of it or nothing.
+    /// Writes one frame. A TAP takes all of it or nothing; one that took a part did not take the frame
+    /// (`ErrorKind::WriteZero`).
     pub fn write(&self, hdr: VnetHdr, frame: &[u8]) -> io::Result<()> {
-        if self.offloads.vnet_hdr {
-            io::Write::write_vectored(&mut &self.file, &[IoSlice::new(&hdr.to_bytes()), IoSlice::new(frame)])?;
+        let (written, whole) = if self.offloads.vnet_hdr {
+            let hdr = hdr.to_bytes();
+            let n = io::Write::write_vectored(&mut &self.file, &[IoSlice::new(&hdr), IoSlice::new(frame)])?;
+            (n, hdr.len() + frame.len())
         } else {
-            io::Write::write(&mut &self.file, frame)?;
+            (io::Write::write(&mut &self.file, frame)?, frame.len())
+        };
+        if written < whole {
+            return Err(io::ErrorKind::WriteZero.into());
         }
         Ok(())
+    }
+
+    /// Frames to and from any descriptor, so that a test decides what writing answers.
+    #[cfg(test)]
+    pub(super) fn over(file: File, offloads: Offloads) -> Self {
+        let (name, mac) = ("lln-test".into(), MacAddr([2, 0, 0, 0, 0, 0xff]));
+        Self {
+            file,
+            name,
+            mac,
+            offloads,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     loops::{GuardEvent, Identity, Underlay},
     policy::{CompiledPolicy, How},
     snoop::Learned,
-    switch::QuietStats,
+    switch::{QuietStats, Switch},
 };
 use serde::Serialize;
 use std::{
@@ -21,8 +21,8 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use wire::{
-    GuestId, LanId, MacAddr, NodeId,
-    frame::{GroupAdvert, MacAdvert, MacBehind},
+    Demand, GuestId, LanId, MacAddr, NodeId,
+    frame::{GroupAdvert, MacAdvert, MacBehind, Span},
     link::{Link, PathInfo},
 };
 
@@ -49,6 +49,8 @@ pub struct GuestPort {
     pub guest: GuestId,
     /// The one address that it may use.
     pub mac: MacAddr,
+    /// What its system calls its NIC, if it is another ([`crate::rename`]).
+    pub inner: Option<MacAddr>,
     /// Where QEMU listens: `-netdev stream,server=on,addr.type=unix,addr.path=…`.
     pub socket: PathBuf,
     /// What it may do.
@@ -122,7 +124,7 @@ pub enum TunnelEvent {
     Advertise {
         /// The LAN.
         lan: LanId,
-        /// Changes, or from time to time everything.
+        /// What changed.
         adverts: Vec<MacAdvert>,
     },
     /// Sign this and send it to the LAN's other members: the groups that this node listens to, whole.
@@ -142,6 +144,11 @@ pub enum TunnelEvent {
         ip: IpAddr,
         /// From what.
         learned: Learned,
+    },
+    /// What a member's claims add up to is not what was heard of it: ask it for what is missing.
+    Differs {
+        /// The member.
+        peer: NodeId,
     },
     /// A link ended; open a new one when the peer can be reached.
     LinkDown {
@@ -186,6 +193,15 @@ pub enum TunnelEvent {
         port: PortId,
         /// The address.
         mac: MacAddr,
+    },
+    /// How much is sent to and from a member of this LAN is another class than before, and that has lasted.
+    Demand {
+        /// The LAN.
+        lan: LanId,
+        /// The member.
+        peer: NodeId,
+        /// What it is now.
+        demand: Demand,
     },
     /// The loop guard found something, or a port carries frames, or none, for its sake.
     Guard {
@@ -335,6 +351,33 @@ impl Tunnel {
         let lan = lan.clone();
         self.call(move |p, now| p.apply_adverts(now, &lan, from, &adverts))
             .await
+    }
+
+    /// The same, where they are all that the member claims in a span of addresses.
+    pub async fn apply_whole(
+        &self,
+        lan: &LanId,
+        from: NodeId,
+        span: Span,
+        adverts: Vec<MacAdvert>,
+    ) -> Option<Vec<MacBehind>> {
+        let lan = lan.clone();
+        self.call(move |p, now| p.apply_whole(now, &lan, from, &span, &adverts))
+            .await
+    }
+
+    /// What was heard of a member adds up to this, by LAN.
+    pub async fn heard_sums(&self, peer: NodeId) -> Vec<(LanId, u64)> {
+        self.call(move |p, _| p.sums(peer, |s| s.heard_sum(&peer)))
+            .await
+            .unwrap_or_default()
+    }
+
+    /// What this node claims on the LANs that it shares with a member adds up to this, by LAN.
+    pub async fn own_sums(&self, peer: NodeId) -> Vec<(LanId, u64)> {
+        self.call(move |p, _| p.sums(peer, Switch::own_sum))
+            .await
+            .unwrap_or_default()
     }
 
     /// Takes a member's answer to adverts of this node.

@@ -10,8 +10,13 @@ pub const GUEST_PROBE_EVERY: Duration = Duration::from_secs(5);
 pub const PROBE_GAP: Duration = Duration::from_millis(250);
 /// A member not heard for three intervals is gone from the segment; leaves 4 s of the 10 that a failover may take.
 pub const PROBE_LOST: Duration = Duration::from_secs(6);
-/// How long a new port only listens: three probes of its own go out, and every member answers the first at once.
+/// How long a new port only listens: three probes of its own go out; every member answers the first at once, and who
+/// forwards each of them. So no single one that was lost, or came too early to be understood, makes two forwarders.
 pub const LISTEN: Duration = Duration::from_secs(2);
+/// How long a port must be the best of its segment before it steps in. Two that take themselves for it hear of each other
+/// before either does: each has said what it reaches within a [`PROBE_GAP`] of its own wait, each claim is out within one
+/// more, and the third is for the way there.
+pub const STEP_IN: Duration = PROBE_GAP.saturating_mul(3);
 /// How often a port that stands by or is cut is looked at.
 pub const GUARD_TICK: Duration = Duration::from_millis(500);
 /// Signatures that are checked a second on one port, some 60 us each: 1 % of a core.
@@ -45,7 +50,7 @@ pub const REPEAT_BYTES: usize = 512;
 pub const REPEATS: u32 = 4;
 /// See [`REPEATS`].
 pub const REPEAT_WINDOW: Duration = Duration::from_secs(10);
-/// Copies of one frame, some by a port and some by a link, within a second that make a loop.
+/// Copies of one frame by two ways, a port and a link or two ports, within a second that make a loop.
 pub const COPIES: u32 = 8;
 /// DHCP servers and routers that are remembered.
 pub const SERVERS: usize = 64;

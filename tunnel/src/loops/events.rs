@@ -132,7 +132,8 @@ impl Cause {
                 member.short()
             ),
             Self::Repeats(peer) => format!(
-                "a loop: the same frames come in by it and from member {}, again and again",
+                "a loop that probes do not pass: the same frames come in by it and from member {}, again and again; it is \
+                 off for as long as it hears them",
                 peer.short()
             ),
         }

@@ -12,10 +12,13 @@
 //! - Members that hear each other on a port share a physical LAN; the best one is its designated forwarder (RFC 7432
 //!   §8.5). Best is: who reaches other members, then who forwards already, then the lower node id. So a forwarder that
 //!   comes back does not take the LAN away from the one that stepped in.
-//! - A forwarder stands down at once and another steps in only when nobody claims to forward, so there may be a gap and
-//!   never a duplicate.
+//! - A forwarder stands down at once. Another steps in only when nobody claims to forward and it has been the best for
+//!   [`defaults::STEP_IN`] after it said what it reaches, so there may be a gap and, as long as probes pass, never a
+//!   duplicate.
 //! - An own probe that comes back is a loop: the later port is cut, a guest's before any other.
 //! - A member that is heard behind a guest's port is bridged to the guest: the guest's port is cut.
+//! - Where probes do not pass, frames that come round cut a port (`repeats`); it is off for as long as it hears what also
+//!   comes by a link, and listens again at once when the link to the member that carries the segment is gone.
 //!
 //! What an attacker on a port can do: forge nothing (Ed25519 by the node's key); replay nothing that was heard before;
 //! cost at most [`defaults::PROBE_CHECKS`] verifications a second on that port, beyond which a standby port stays what it is. A probe
@@ -36,9 +39,8 @@ pub use underlay::Underlay;
 
 use crate::{DropReason, PortId, fdb::Key, switch::Ingress};
 use bytes::Bytes;
-use defaults::GUARD_TICK;
 use port::{Heard, Port};
-use repeats::Repeats;
+use repeats::{PortSays, Repeats};
 use services::Services;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -72,8 +74,17 @@ pub struct Around<'a> {
 pub enum Change {
     /// The port carries nothing any more: withdraw what was learned on it.
     Block(PortId),
-    /// The port carries frames now; these addresses were seen on it while it did not, and this member forwarded then.
-    Open(PortId, Vec<(Key, Option<NodeId>)>),
+    /// The same, and what moved lately did so because of the loop.
+    Cut(PortId),
+    /// The port carries frames now.
+    Open {
+        /// The port.
+        port: PortId,
+        /// Addresses that were seen on it while it did not, and the member that forwarded then.
+        overheard: Vec<(Key, Option<NodeId>)>,
+        /// The member that carried the segment's frames until now.
+        instead: Option<NodeId>,
+    },
 }
 
 /// The guard. Without [`Guard::arm`] it sends nothing and every port forwards.
@@ -174,6 +185,10 @@ impl Guard {
             None => Ok(()),
             Some(why) => {
                 p.overhear(now, Key::source(frame));
+                let stays_off = p.is_off_for_repeats();
+                if stays_off && frame.dst().is_multicast() {
+                    self.look_round(now, Ingress::Port(port), frame);
+                }
                 Err(why)
             }
         }
@@ -182,21 +197,60 @@ impl Guard {
     /// A frame that goes on: has it come in by two ways, again and again, so that its port is cut? Does it speak for a
     /// service that another home has too? True if there is something to drain.
     pub fn check_seen(&mut self, now: Instant, from: Ingress, frame: &Frame<'_>) -> bool {
-        let everybody = frame.dst().is_multicast();
-        if self.id.is_none() || !(everybody || services::is_of_interest(frame)) {
+        if self.id.is_none() {
             return false;
         }
         let at = match from {
             Ingress::Port(_) => None,
             Ingress::Link(peer) => Some(peer),
         };
+        // Each node looks into what its own ports bring, so that the loop is cut where it leaves the LAN.
+        if at.is_none()
+            && let Some(inner) = repeats::inner(frame)
+            && inner.dst().is_multicast()
+        {
+            self.look_round(now, from, &inner);
+        }
+        let everybody = frame.dst().is_multicast();
+        if !(everybody || services::is_of_interest(frame)) {
+            return !self.events.is_empty();
+        }
         if let Some(clash) = self.services.note(now, at, frame) {
             self.events.push_back(GuardEvent::Clash(clash));
         }
-        if everybody && let Some((port, peer)) = self.repeats.note(now, self.me, from, frame) {
-            self.cut(now, port, Cause::Repeats(peer));
+        if everybody {
+            self.look_round(now, from, frame);
         }
         !self.events.is_empty()
+    }
+
+    /// Has this frame come in by a port and by a link? Cuts a port for it, or leaves one off that is.
+    fn look_round(&mut self, now: Instant, from: Ingress, frame: &Frame<'_>) {
+        let ports = &self.ports;
+        let says = |port: PortId| match ports.get(&port) {
+            Some(p) if p.is_off_for_repeats() => PortSays::IsCut,
+            Some(p) if p.guest => PortSays::Guest,
+            _ => PortSays::Carries,
+        };
+        let round = self.repeats.note(now, self.me, from, frame, says);
+        if let Some((a, b)) = self.repeats.joined.take() {
+            self.own_ports(now, a, b);
+        }
+        let Some(round) = round else { return };
+        let Some(p) = self.ports.get_mut(&round.port) else {
+            return;
+        };
+        if round.shares_segment && p.is_off_for_repeats() {
+            p.carrier = Some(round.peer);
+        }
+        if round.fires || p.is_off_for_repeats() {
+            self.cut(now, round.port, Cause::Repeats(round.peer));
+        }
+        if round.fires {
+            // The frames tell that there is a loop; only a probe tells where.
+            self.ports.values_mut().for_each(|p| p.probe_soon(now));
+            self.after(now);
+        }
     }
 
     /// A probe came in. It goes nowhere, whatever it says; the answer is under what name it is counted.
@@ -271,12 +325,23 @@ impl Guard {
     }
 
     fn own_probe(&mut self, now: Instant, left_by: PortId, came_by: PortId) {
-        let guest = |id: PortId| self.ports.get(&id).is_some_and(|p| p.guest);
         if left_by == came_by {
             return self.cut(now, left_by, Cause::SamePort);
         }
-        let (a, b) = ((guest(left_by), left_by), (guest(came_by), came_by));
-        let (later, other) = if a > b { (left_by, came_by) } else { (came_by, left_by) };
+        self.own_ports(now, left_by, came_by);
+    }
+
+    /// Two ports of this node lead to one segment: one is cut, a guest's before any other. What frames that come round
+    /// have cut already stays the one, for one is enough.
+    fn own_ports(&mut self, now: Instant, left_by: PortId, came_by: PortId) {
+        let guest = |id: PortId| self.ports.get(&id).is_some_and(|p| p.guest);
+        let is_cut = |id: PortId| matches!(self.ports.get(&id).map(|p| &p.phase), Some(Phase::Cut(_)));
+        let rank = |id: PortId| (guest(id), is_cut(id), id);
+        let (later, other) = if rank(left_by) > rank(came_by) {
+            (left_by, came_by)
+        } else {
+            (came_by, left_by)
+        };
         self.cut(now, later, Cause::OwnPort(other));
     }
 
@@ -286,6 +351,10 @@ impl Guard {
         let Some(p) = self.ports.get_mut(&port) else { return };
         p.remember(now, said);
         let is_later = (p.guest, port.0) > (said.guest, said.port);
+        if !is_later && !said.forwarding {
+            p.other_lan = 0; // The later one heard it, and carries nothing: that is enough.
+            return;
+        }
         p.other_lan = p.other_lan.saturating_add(1);
         if is_later || p.other_lan > port::PATIENT {
             self.cut(now, port, Cause::OtherLan(PortId(said.port)));
@@ -300,7 +369,7 @@ impl Guard {
 
     fn member_heard(&mut self, now: Instant, port: PortId, said: &Probe, around: Around<'_>) {
         let Some(p) = self.ports.get_mut(&port) else { return };
-        let new = p.remember(now, said);
+        let wants_answer = p.remember(now, said);
         if p.guest {
             return self.cut(now, port, Cause::MemberBehindGuest(said.node));
         }
@@ -310,7 +379,7 @@ impl Guard {
             }
             return;
         }
-        if new {
+        if wants_answer {
             p.probe_soon(now);
         }
         self.elect(now, port, around);
@@ -323,7 +392,8 @@ impl Guard {
             self.events.push_back(GuardEvent::Cut { port, cause, pause });
         }
         if was_open {
-            self.changes.push_back(Change::Block(port));
+            let change = if p.guest { Change::Block } else { Change::Cut };
+            self.changes.push_back(change(port));
         }
         self.after(now);
     }
@@ -334,6 +404,7 @@ impl Guard {
         let Some(p) = self.ports.get_mut(&port) else { return };
         let reach = p.reach(now, around);
         let before = p.phase.clone();
+        p.follow_carrier(now, around);
         p.elect(now, me, reach);
         if p.phase == before {
             return;
@@ -343,7 +414,15 @@ impl Guard {
             (Phase::Standby(_), Phase::Standby(_)) => {}
             (_, Phase::Forwarding) => {
                 let overheard = p.take_overheard(now);
-                self.changes.push_back(Change::Open(port, overheard));
+                let instead = match before {
+                    Phase::Standby(df) => Some(df),
+                    _ => None,
+                };
+                self.changes.push_back(Change::Open {
+                    port,
+                    overheard,
+                    instead,
+                });
             }
             (Phase::Forwarding, _) => self.changes.push_back(Change::Block(port)),
             _ => {}
@@ -397,7 +476,7 @@ impl Guard {
         self.blocked = self.ports.values().filter(|p| p.phase != Phase::Forwarding).count();
         self.due = match &self.id {
             None => None,
-            Some(_) => self.ports.values().map(|p| p.due(now + GUARD_TICK)).min(),
+            Some(_) => self.ports.values().map(|p| p.due(now)).min(),
         };
     }
 
@@ -428,9 +507,10 @@ impl Guard {
 }
 
 impl Heard {
-    fn of(now: Instant, said: &Probe) -> Self {
+    fn of(now: Instant, first: Instant, said: &Probe) -> Self {
         Self {
             at: now,
+            first,
             boot: said.boot,
             counter: said.counter,
             forwarding: said.forwarding,

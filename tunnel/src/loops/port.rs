@@ -3,9 +3,9 @@
 use super::{
     Around, Cause, Phase,
     defaults::{
-        CUT_FIRST, CUT_LONGEST, CUT_WINDOW, FLAPS, GUARD_WARN, GUEST_PROBE_EVERY, LISTEN, OVERHEARD, OWN_STREAM,
-        PROBE_CHECKS, PROBE_ECHO, PROBE_EVERY, PROBE_FORGET, PROBE_GAP, PROBE_LOST, PROBERS, PROBES_KEPT,
-        REPEAT_WINDOW,
+        CUT_FIRST, CUT_LONGEST, CUT_WINDOW, FLAPS, GUARD_TICK, GUARD_WARN, GUEST_PROBE_EVERY, LISTEN, OVERHEARD,
+        OWN_STREAM, PROBE_CHECKS, PROBE_ECHO, PROBE_EVERY, PROBE_FORGET, PROBE_GAP, PROBE_LOST, PROBERS, PROBES_KEPT,
+        REPEAT_WINDOW, STEP_IN,
     },
 };
 use crate::{PortId, budget::Bucket, defaults::AGEING, fdb::Key};
@@ -27,6 +27,8 @@ pub(super) const PATIENT: u8 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heard {
     pub(super) at: Instant,
+    /// When its run was heard first.
+    pub(super) first: Instant,
     pub(super) boot: Boot,
     pub(super) counter: u64,
     pub(super) forwarding: bool,
@@ -57,9 +59,16 @@ pub(super) struct Port {
     opened: Option<Instant>,
     /// Changes between forwarding and standby.
     flaps: VecDeque<Instant>,
+    /// Since when nobody better was heard while [`Port::reached`] stayed as it is.
     best_since: Option<Instant>,
+    /// Whether other members were reached, when last decided.
+    reached: bool,
     overheard: BTreeMap<Key, (Instant, Option<NodeId>)>,
     pub(super) other_lan: u8,
+    /// While off for frames that come round: the member that carries this segment's frames, as far as known.
+    pub(super) carrier: Option<NodeId>,
+    /// The last cut was for frames that come round, and the port has not carried anything since.
+    repeated: bool,
     warned: Option<Instant>,
     /// Own sealed packets since then.
     own: (Option<Instant>, u32),
@@ -91,8 +100,11 @@ impl Port {
             opened: None,
             flaps: VecDeque::new(),
             best_since: None,
+            reached: false,
             overheard: BTreeMap::new(),
             other_lan: 0,
+            carrier: None,
+            repeated: false,
             warned: None,
             own: (None, 0),
         }
@@ -108,16 +120,24 @@ impl Port {
         })
     }
 
-    /// Remembers a checked probe; true if its sender was not heard lately.
+    /// Remembers a checked probe; true if it wants an answer at once. Whoever came, or came back, gets one from everybody;
+    /// and while it listens one for each of its probes from who forwards, for it may have missed the first, or not have
+    /// known yet that we are a member.
     pub(super) fn remember(&mut self, now: Instant, said: &Probe) -> bool {
-        let before = self.heard.insert((said.node, said.guest), Heard::of(now, said));
+        let from = (said.node, said.guest);
+        let before = self.heard.get(&from);
+        let known = before
+            .copied()
+            .filter(|h| h.boot == said.boot && now.duration_since(h.at) < PROBE_LOST);
+        let first = known.map_or(now, |h| h.first);
+        self.heard.insert(from, Heard::of(now, first, said));
         if self.heard.len() > PROBERS {
             let oldest = self.heard.iter().min_by_key(|(_, h)| h.at).map(|(n, _)| *n);
             if let Some(n) = oldest {
                 self.heard.remove(&n);
             }
         }
-        before.is_none_or(|h| now.duration_since(h.at) >= PROBE_LOST)
+        known.is_none() || self.phase == Phase::Forwarding && now.duration_since(first) < LISTEN
     }
 
     /// Members with a port on this segment that is not a guest's: a guest may be bridged to anywhere, by anybody.
@@ -139,15 +159,41 @@ impl Port {
         around.members.intersection(around.links).any(|m| !here.contains(m))
     }
 
+    /// Off for frames that came round, or listening after that: it hears whether they still do.
+    pub(super) fn is_off_for_repeats(&self) -> bool {
+        self.repeated && matches!(self.phase, Phase::Cut(Cause::Repeats(_)) | Phase::Listening)
+    }
+
+    /// The member that carried the segment's frames is not linked any more: the pause ends now.
+    pub(super) fn follow_carrier(&mut self, now: Instant, around: Around<'_>) {
+        let is_gone = |n: NodeId| !(around.links.contains(&n) && around.members.contains(&n));
+        if matches!(self.phase, Phase::Cut(Cause::Repeats(_))) && self.carrier.is_some_and(is_gone) {
+            self.carrier = None;
+            self.until = self.until.min(now);
+        }
+    }
+
     fn enter(&mut self, now: Instant, phase: Phase) {
+        match &phase {
+            Phase::Cut(cause) => self.repeated = matches!(cause, Cause::Repeats(_)),
+            Phase::Forwarding | Phase::Standby(_) => (self.repeated, self.carrier) = (false, None),
+            Phase::Listening => {}
+        }
         self.phase = phase;
         self.since = now;
         self.best_since = None;
     }
 
-    /// Cuts the port. If it was not cut yet: for how long, so that it can be said.
+    /// Cuts the port. If it was not cut yet, or the cause is known better now: for how long, so that it can be said.
     pub(super) fn cut(&mut self, now: Instant, cause: Cause) -> Option<Duration> {
         let known = matches!(self.phase, Phase::Cut(_));
+        let better = match &mut self.phase {
+            Phase::Cut(old @ Cause::Repeats(_)) if !matches!(cause, Cause::Repeats(_)) => {
+                *old = cause.clone();
+                true
+            }
+            _ => false,
+        };
         if !known {
             let again = self.opened.is_some_and(|at| now.duration_since(at) < CUT_WINDOW);
             self.cuts = if again { self.cuts.saturating_add(1) } else { 1 };
@@ -156,7 +202,7 @@ impl Port {
         let doubled = CUT_FIRST.saturating_mul(1 << (self.cuts - 1).min(10));
         let pause = doubled.min(CUT_LONGEST);
         self.until = now + pause;
-        (!known).then_some(pause)
+        (!known || better).then_some(pause)
     }
 
     /// What the port does from now on, by what was heard.
@@ -181,6 +227,11 @@ impl Port {
         if self.guest {
             return;
         }
+        if self.reached != reach {
+            self.reached = reach;
+            self.best_since = None;
+            self.probe_soon(now);
+        }
         let mine = (!reach, self.phase != Phase::Forwarding, me);
         let best = self.living(now).map(|(n, h)| (!h.reach, !h.forwarding, *n)).min();
         if let Some((.., df)) = best.filter(|b| *b < mine) {
@@ -199,11 +250,18 @@ impl Port {
             }
             return;
         }
+        if self.phase == Phase::Forwarding {
+            return;
+        }
+        if self.best_since.is_none() {
+            self.probe_soon(now); // Others may take themselves for the best, by what they heard before.
+        }
         let best_since = *self.best_since.get_or_insert(now);
+        let settled = now.duration_since(best_since) >= STEP_IN && self.is_unclaimed(now, best_since);
         let steps_in = match self.phase {
             Phase::Forwarding | Phase::Cut(_) => false,
-            Phase::Listening => now >= self.until && self.is_unclaimed(now, best_since),
-            Phase::Standby(_) => self.may_step_in(now, best_since),
+            Phase::Listening => settled && now >= self.until,
+            Phase::Standby(_) => settled && self.may_step_in(now),
         };
         if steps_in {
             if let Phase::Standby(_) = self.phase {
@@ -220,9 +278,9 @@ impl Port {
     }
 
     /// The forwarder is gone for certain (no probe went unread), and the port has not gone to and fro too often.
-    fn may_step_in(&self, now: Instant, best_since: Instant) -> bool {
+    fn may_step_in(&self, now: Instant) -> bool {
         let unread = self.overflowed.is_some_and(|at| now.duration_since(at) < PROBE_LOST);
-        self.is_unclaimed(now, best_since) && !unread && now.duration_since(self.since) >= self.hold()
+        !unread && now.duration_since(self.since) >= self.hold()
     }
 
     fn note_flap(&mut self, now: Instant) {
@@ -306,11 +364,13 @@ impl Port {
         may
     }
 
-    /// When something is to be done; `tick` while it depends on others.
-    pub(super) fn due(&self, tick: Instant) -> Instant {
+    /// When something is to be done; at the next tick while it depends on others.
+    pub(super) fn due(&self, now: Instant) -> Instant {
+        let tick = now + GUARD_TICK;
         match self.phase {
             Phase::Forwarding if self.heard.is_empty() => self.next,
             Phase::Forwarding | Phase::Standby(_) => self.next.min(tick),
+            Phase::Listening if self.until <= now => self.next.min(tick),
             Phase::Listening | Phase::Cut(_) => self.next.min(self.until).min(tick),
         }
     }

@@ -231,20 +231,35 @@ impl CompiledPolicy {
 
 /// Compiles the rules of a guest's port: the LAN's settings, narrowed by the guest's own.
 pub fn compile(lan: &LanPolicy, guest: &PortPolicy, macs: &[MacAddr]) -> Result<CompiledPolicy, CompileError> {
+    compile_asked(lan, guest, &PortPolicy::default(), macs)
+}
+
+/// The same, narrowed once more by what was asked for when the guest was started.
+pub fn compile_asked(
+    lan: &LanPolicy,
+    guest: &PortPolicy,
+    asked: &PortPolicy,
+    macs: &[MacAddr],
+) -> Result<CompiledPolicy, CompileError> {
     if macs.is_empty() || macs.len() > GUEST_MACS {
         return Err(CompileError::Macs(macs.len()));
     }
     if let Some(bad) = macs.iter().find(|m| !m.is_valid_source()) {
         return Err(CompileError::Mac(*bad));
     }
-    let decided = decide(lan, guest)?;
+    let decided = decide(lan, guest, asked)?;
     check(&decided, lan.allow_monitor)?;
     Ok(CompiledPolicy::of(&decided, macs.to_vec()))
 }
 
-fn decide(lan: &LanPolicy, guest: &PortPolicy) -> Result<Decided, CompileError> {
+/// A wish for a start that could not be had: it asks for more than the LAN and the host's settings leave.
+pub fn check_asked(lan: &LanPolicy, guest: &PortPolicy, asked: &PortPolicy) -> Result<(), CompileError> {
+    Ok(asked.check_leaves(&decide(lan, guest, asked)?)?)
+}
+
+pub(super) fn decide(lan: &LanPolicy, guest: &PortPolicy, asked: &PortPolicy) -> Result<Decided, CompileError> {
     let of_lan = lan.guests.over(&PortPolicy::for_guests());
-    Ok(guest.within(&of_lan, &lan.free)?)
+    Ok(asked.within(&guest.within(&of_lan, &lan.free)?, &BTreeSet::new())?)
 }
 
 fn check(d: &Decided, allow_monitor: bool) -> Result<(), CompileError> {
@@ -285,57 +300,6 @@ pub(super) fn is_host(ip: IpAddr) -> bool {
         IpAddr::V4(a) => !(a.octets()[0] == 0 || a.is_multicast() || a.is_broadcast() || a.is_loopback()),
         IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast() || a.is_loopback()),
     }
-}
-
-/// One setting as it holds for a guest, and who says so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Why {
-    /// The setting.
-    pub key: &'static str,
-    /// Its value as it is written.
-    pub value: String,
-    /// Whose word it is.
-    pub said_by: SaidBy,
-    /// What it does.
-    pub meaning: &'static str,
-    /// SoftEther's name of it, or `-`.
-    pub softether: &'static str,
-}
-
-/// Whose word a setting is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SaidBy {
-    /// Nobody said anything.
-    BuiltIn,
-    /// The LAN's settings.
-    Lan,
-    /// The guest's own.
-    Guest,
-    /// The guest asked for less, the LAN's is stricter.
-    LanOverGuest,
-}
-
-/// What holds for a guest, setting by setting.
-pub fn explain(lan: &LanPolicy, guest: &PortPolicy) -> Result<Vec<Why>, CompileError> {
-    let (of_lan, of_guest) = (lan.guests.given(), guest.given());
-    let said = |list: &[(&str, String)], key: &str| list.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone());
-    let row = |(key, value): (&'static str, String)| {
-        let said_by = match (said(&of_lan, key), said(&of_guest, key)) {
-            (_, Some(own)) if own == value => SaidBy::Guest,
-            (_, Some(_)) => SaidBy::LanOverGuest,
-            (Some(_), None) => SaidBy::Lan,
-            (None, None) => SaidBy::BuiltIn,
-        };
-        let info = PortPolicy::KEYS.iter().find(|k| k.name == key);
-        Why {
-            key,
-            value,
-            said_by,
-            meaning: info.map_or("", |k| k.meaning),
-            softether: info.map_or("-", |k| k.softether),
-        }
-    };
-    Ok(decide(lan, guest)?.rows().into_iter().map(row).collect())
 }
 
 #[cfg(test)]
@@ -406,18 +370,12 @@ mod tests {
             ("max_ips", "1"),
             ("privacy", "on"),
         ]);
-        let d = decide(&home, &own).unwrap();
+        let d = decide(&home, &own, &PortPolicy::default()).unwrap();
         assert_eq!((d.max_upload.0, d.max_ips.0), (Some(20_000_000), Some(1)));
         assert!(d.no_server.0 && d.privacy.0 && d.no_dhcp_server.0);
         home.free.insert("max_upload".into());
-        let d = decide(&home, &own).unwrap();
+        let d = decide(&home, &own, &PortPolicy::default()).unwrap();
         assert_eq!(d.max_upload.0, Some(50_000_000));
-        let why = explain(&home, &own).unwrap();
-        let by = |key: &str| why.iter().find(|w| w.key == key).unwrap().said_by;
-        assert_eq!(by("no_server"), SaidBy::LanOverGuest);
-        assert_eq!([by("max_upload"), by("privacy")], [SaidBy::Guest; 2]);
-        assert_eq!(by("ra_filter"), SaidBy::BuiltIn);
-        assert_eq!(by("max_ips"), SaidBy::Guest);
     }
 
     #[test]
@@ -485,7 +443,7 @@ mod tests {
             if let Ok(c) = compile(&l, &g, &[MAC]) {
                 prop_assert!((1..=GUEST_MACS).contains(&c.max_macs));
                 prop_assert!((1..=GUEST_IPS).contains(&c.max_ips) && (1..=GUEST_IPS).contains(&c.max_ipv6));
-                prop_assert!(explain(&l, &g).is_ok());
+                prop_assert!(crate::policy::explain(&l, &g).is_ok());
             }
         }
     }

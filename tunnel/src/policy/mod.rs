@@ -9,13 +9,15 @@ pub mod dhcp4;
 pub mod dhcp6;
 mod guard;
 mod held;
+mod layers;
 pub mod ra;
 mod rate;
 mod rules;
 pub mod settings;
 
-pub use compile::{CompileError, CompiledPolicy, Flags, LanPolicy, SaidBy, Why, compile, explain};
+pub use compile::{CompileError, CompiledPolicy, Flags, LanPolicy, check_asked, compile, compile_asked};
 pub use guard::{Around, Pass, PortGuard};
 pub use held::How;
+pub use layers::{Layers, SaidBy, Why, explain};
 pub use rate::ByteBucket;
 pub use settings::{PortPolicy, SettingError};

@@ -113,6 +113,11 @@ trait Value: Sized + Clone {
     fn show(&self) -> String;
     /// `None`: neither holds both.
     fn stricter(&self, other: &Self) -> Option<Self>;
+    /// Whether asking for this and getting `got`, which is stricter, is to be told a leave that is not given. A limit that
+    /// turns out lower holds what was asked.
+    fn leaves_out(&self, _got: &Self) -> bool {
+        false
+    }
 }
 
 fn read_bool(text: &str) -> Option<bool> {
@@ -138,6 +143,9 @@ impl Value for Rule {
     fn stricter(&self, other: &Self) -> Option<Self> {
         Some(Self(self.0 || other.0))
     }
+    fn leaves_out(&self, got: &Self) -> bool {
+        got.0 && !self.0
+    }
 }
 
 impl Value for Leave {
@@ -150,6 +158,9 @@ impl Value for Leave {
     }
     fn stricter(&self, other: &Self) -> Option<Self> {
         Some(Self(self.0 && other.0))
+    }
+    fn leaves_out(&self, got: &Self) -> bool {
+        self.0 && !got.0
     }
 }
 
@@ -232,6 +243,9 @@ impl Value for Vlans {
     fn stricter(&self, other: &Self) -> Option<Self> {
         Some(Self(self.0.intersection(&other.0).copied().collect()))
     }
+    fn leaves_out(&self, got: &Self) -> bool {
+        !self.0.is_subset(&got.0)
+    }
 }
 
 impl Value for Addresses {
@@ -245,6 +259,9 @@ impl Value for Addresses {
     /// Addresses that a LAN's owner gives and those of one guest add up: who may give any is decided before.
     fn stricter(&self, other: &Self) -> Option<Self> {
         Some(Self(self.0.intersection(&other.0).copied().collect()))
+    }
+    fn leaves_out(&self, got: &Self) -> bool {
+        !self.0.is_subset(&got.0)
     }
 }
 
@@ -265,7 +282,7 @@ pub enum SettingError {
         form: &'static str,
     },
     /// Two layers ask for what cannot be had together.
-    #[error("the LAN sets {key} to {lan} and the guest asks for {guest}: leave one of them out")]
+    #[error("{key} is {lan} for the LAN and {guest} here: leave one of them out")]
     Clash {
         /// The key.
         key: &'static str,
@@ -273,6 +290,16 @@ pub enum SettingError {
         lan: String,
         /// The guest's.
         guest: String,
+    },
+    /// A guest may only narrow.
+    #[error("{key} is {lan} there and cannot be {asked}: who starts a guest can only narrow what it may do")]
+    NoLeave {
+        /// The key.
+        key: &'static str,
+        /// What holds without the wish.
+        lan: String,
+        /// The wish.
+        asked: String,
     },
 }
 
@@ -362,6 +389,32 @@ macro_rules! port_policy {
                         guest: own.show(),
                     })?,
                 },)+ })
+            }
+        }
+
+        impl PortPolicy {
+            /// Settings that two layers give, as one: where both give one, the stricter.
+            pub fn and(&self, other: &Self) -> Result<Self, SettingError> {
+                Ok(Self { $($name: match (&self.$name, &other.$name) {
+                    (Some(a), Some(b)) => Some(a.stricter(b).ok_or_else(|| SettingError::Clash {
+                        key: stringify!($name),
+                        lan: a.show(),
+                        guest: b.show(),
+                    })?),
+                    (a, b) => a.clone().or_else(|| b.clone()),
+                },)+ })
+            }
+
+            /// An error for the first of these that asks for a leave which `got` does not hold.
+            pub fn check_leaves(&self, got: &Decided) -> Result<(), SettingError> {
+                $(if let Some(asked) = self.$name.as_ref().filter(|a| a.leaves_out(&got.$name)) {
+                    return Err(SettingError::NoLeave {
+                        key: stringify!($name),
+                        lan: got.$name.show(),
+                        asked: asked.show(),
+                    });
+                })+
+                Ok(())
             }
         }
 

@@ -2,7 +2,7 @@
 //! its source, which is all that they look at. RARP always; gratuitous ARP and an unsolicited neighbour advertisement
 //! for each IP address that is known, so that hosts which watch for those hear it as well.
 
-use super::{Switch, Target};
+use super::{Place, PortId, Switch, Target};
 use crate::{
     csum,
     defaults::{ANNOUNCE_BURST, ANNOUNCE_RATE},
@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Instant,
 };
-use wire::MacAddr;
+use wire::{MacAddr, NodeId};
 
 /// Shortest frame without its checksum (802.3 §3.2.7).
 const MIN_LEN: usize = 60;
@@ -92,12 +92,14 @@ fn neighbour_advert(key: Key, ip: Ipv6Addr) -> Bytes {
 }
 
 impl Switch {
-    /// Makes the announcements for an address that moved, for this node's LAN ports only: other members make their own.
-    pub(super) fn announce_move(&mut self, now: Instant, key: Key) {
+    /// Makes the announcements for an address that moved to `to`, for this node's LAN ports only: other members make their
+    /// own. Never for the port that it is behind, for the switches there would look for it here; nor for one that carries
+    /// nothing, where somebody else does it or the frame would come round.
+    pub(super) fn announce_move(&mut self, now: Instant, key: Key, to: Place) {
         let ports: Vec<_> = self
             .ports
             .iter()
-            .filter(|(_, p)| p.guest.is_none())
+            .filter(|(id, p)| p.guest.is_none() && to != Place::Port(**id) && self.carries(**id))
             .map(|(id, _)| *id)
             .collect();
         if ports.is_empty() {
@@ -115,6 +117,25 @@ impl Switch {
             ports
                 .iter()
                 .for_each(|port| self.make(Target::Port(*port), frame.clone()));
+        }
+    }
+
+    /// This port carries its segment's frames now, and `before` did until now: the switches there still send what is for
+    /// the rest of the LAN to where that member is. Tells them where it goes from now on. What that member was said to have
+    /// is on the segment itself, as far as anybody knows. What the budget leaves out is found when it speaks.
+    pub(super) fn announce_rest(&mut self, now: Instant, port: PortId, before: NodeId) {
+        let here = [Place::Port(port), Place::Node(before)];
+        let rest: Vec<Key> = self
+            .fdb
+            .places()
+            .filter(|(_, at)| !here.contains(at))
+            .map(|(key, _)| key)
+            .collect();
+        for key in rest {
+            if !self.announced.take(now, 1) {
+                return;
+            }
+            self.make(Target::Port(port), rarp(key));
         }
     }
 }

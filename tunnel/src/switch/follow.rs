@@ -32,6 +32,6 @@ impl Switch {
             (Place::Node(_), Place::Node(new)) => self.release(key, new),
             (Place::Node(old), Place::Port(_)) => self.moved.came(now, key, old),
         }
-        self.announce_move(now, key);
+        self.announce_move(now, key, to);
     }
 }

@@ -60,7 +60,10 @@ impl Switch {
     /// Loop guard: looks for frames that come round.
     pub(super) fn check_seen(&mut self, now: Instant, from: Ingress, frame: &Frame<'_>) -> Result<(), DropReason> {
         if self.guard.check_seen(now, from, frame) {
-            self.apply_guard(now);
+            let cut = self.apply_guard(now);
+            if cut {
+                return Err(DropReason::PortLoop); // It came round: nothing is learned from it.
+            }
             if let Ingress::Port(port) = from {
                 return self.guard.blocks(port).map_or(Ok(()), Err);
             }
@@ -68,21 +71,37 @@ impl Switch {
         Ok(())
     }
 
-    /// Does what the guard decided.
-    pub(super) fn apply_guard(&mut self, now: Instant) {
+    /// Does what the guard decided. True if it cut a loop open.
+    pub(super) fn apply_guard(&mut self, now: Instant) -> bool {
+        let mut cut = false;
         while let Some(change) = self.guard.poll_change() {
             match change {
                 Change::Block(port) => self.fdb.clear_port(now, port),
-                Change::Open(port, overheard) => self.open_port(now, port, &overheard),
+                Change::Cut(port) => {
+                    self.fdb.clear_port(now, port);
+                    self.fdb.forgive_moves(now);
+                    cut = true;
+                }
+                Change::Open {
+                    port,
+                    overheard,
+                    instead,
+                } => {
+                    self.open_port(now, port, &overheard);
+                    if let Some(before) = instead {
+                        self.announce_rest(now, port, before);
+                    }
+                }
             }
             self.advertise(now);
         }
         while let Some((port, frame)) = self.guard.poll_probe() {
-            self.make(Target::Port(port), frame);
+            self.make(Target::Probe(port), frame);
         }
         while let Some(e) = self.guard.poll_event() {
             self.events.push_back(SwitchEvent::Guard(e));
         }
+        cut
     }
 
     /// The port carries frames again. What was overheard on it is claimed at once, so that the other members need not

@@ -20,6 +20,7 @@ mod moved;
 mod police;
 mod quiet;
 mod route;
+mod sums;
 
 pub use made::{Made, Target};
 pub use moved::Forward;
@@ -28,7 +29,7 @@ pub use quiet::QuietStats;
 use crate::{
     DropReason, Drops, FdbRow, Place,
     budget::Bucket,
-    defaults::{ADVERT_GAP, PORTS, REFRESH, SWEEP, URGENT_BURST, URGENT_RATE},
+    defaults::{ADVERT_GAP, PORTS, SWEEP, URGENT_BURST, URGENT_RATE},
     fdb::{Fdb, Key},
     loops::{Guard, GuardEvent},
     packet::Packet,
@@ -130,8 +131,6 @@ pub enum SwitchEvent {
 pub enum Timer {
     /// Ageing.
     Sweep,
-    /// All adverts again.
-    Refresh,
     /// Adverts that wait for their turn.
     Advertise,
     /// Frames that wait for the new place of an address.
@@ -168,7 +167,6 @@ pub struct Switch {
     /// Adverts that go out at once.
     urgent: Bucket,
     sweep_at: Instant,
-    refresh_at: Instant,
     /// Adverts may go out again.
     advertise_at: Instant,
     /// They may go out now.
@@ -193,7 +191,6 @@ impl Switch {
             announced: announce::budget(),
             urgent: Bucket::new(URGENT_RATE, URGENT_BURST),
             sweep_at: now + SWEEP,
-            refresh_at: now + REFRESH,
             advertise_at: now,
             advertise_now: false,
         }
@@ -279,15 +276,20 @@ impl Switch {
         }
         let mut behind = Vec::new();
         for a in adverts {
-            match self.fdb.apply(now, from, a) {
-                Ok(()) => self.quiet.learn(now, &self.fdb, a),
-                Err(why) => self.drops.count(why),
-            }
+            let applied = self.fdb.apply(now, from, a);
+            self.applied(now, a, applied);
             behind.extend(self.fdb.answer(from, a));
         }
         self.follow(now);
         self.advertise(now);
         behind
+    }
+
+    fn applied(&mut self, now: Instant, advert: &MacAdvert, applied: Result<(), DropReason>) {
+        match applied {
+            Ok(()) => self.quiet.learn(now, &self.fdb, advert),
+            Err(why) => self.drops.count(why),
+        }
     }
 
     /// A member's answer to adverts of this node.
@@ -340,25 +342,19 @@ impl Switch {
         self.police_egress(now, from, packet, out)
     }
 
-    /// Ageing and refreshing.
+    /// Ageing.
     pub fn handle_timeout(&mut self, now: Instant) {
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP;
             self.fdb.handle_timeout(now);
+            for a in self.fdb.judge_again(now) {
+                self.quiet.learn(now, &self.fdb, &a);
+            }
             self.follow(now);
         }
         let expired = self.moved.handle_timeout(now);
         self.drops.add(DropReason::MoveTimeout, expired);
         self.groups_timeout(now);
-        if now >= self.refresh_at {
-            self.refresh_at = now + REFRESH;
-            if !self.local_groups().0 {
-                self.say_groups();
-            }
-            for part in self.fdb.local_adverts().chunks(crate::defaults::ADVERTS_PER_EVENT) {
-                self.events.push_back(SwitchEvent::Advertise(part.to_vec()));
-            }
-        }
         self.guard_timeout(now);
         self.advertise(now);
     }
@@ -368,7 +364,6 @@ impl Switch {
         let adverts = self.fdb.has_news() && !self.advertise_now;
         [
             Some((self.sweep_at, Timer::Sweep)),
-            Some((self.refresh_at, Timer::Refresh)),
             adverts.then_some((self.advertise_at, Timer::Advertise)),
             self.poll_groups().map(|at| (at, Timer::Groups)),
             self.moved.poll_timeout().map(|at| (at, Timer::Move)),
@@ -390,11 +385,6 @@ impl Switch {
         let adverts = self.fdb.poll_adverts();
         self.advertise_now = !adverts.is_empty();
         self.advertise_now.then_some(SwitchEvent::Advertise(adverts))
-    }
-
-    /// Says everything again at the next timeout: an advert could not be delivered.
-    pub fn refresh_soon(&mut self, at: Instant) {
-        self.refresh_at = self.refresh_at.min(at);
     }
 
     /// Is this peer a member?

@@ -200,6 +200,9 @@ impl Switch {
         let key = Key::destination(frame);
         match self.fdb.lookup(key) {
             Some(Place::Port(port)) if self.moved.came_lately(now, key, peer) => {
+                if let Some(why) = self.guard.blocks(port) {
+                    return Err(why);
+                }
                 self.police_port(now, super::Ingress::Link(peer), packet, port)?;
                 Ok(port)
             }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 use wire::{
     MacAddr, NodeId,
-    frame::{Frame, GroupAdvert, MacAdvert},
+    frame::{Frame, GroupAdvert, MacAdvert, groups_sum},
 };
 
 /// What kept this LAN quiet, and what this node knows for it. Drops are counted apart, by reason.
@@ -76,10 +76,14 @@ pub(super) struct Quiet {
     suppressor: suppress::Suppressor,
     snooper: mcast::Snooper,
     listeners: mcast::Listeners,
+    /// What each member's groups add to its sum, as it said them.
+    pub(super) group_sums: BTreeMap<NodeId, u64>,
     querier: MacAddr,
     groups_at: Instant,
     /// What the others think: at first that every group is wanted here.
     told: (bool, Vec<GroupAdvert>),
+    /// What a member adds to this node's sum that was told since.
+    pub(super) told_sum: u64,
     stats: QuietStats,
 }
 
@@ -92,9 +96,11 @@ impl Quiet {
             suppressor: suppress::Suppressor::default(),
             snooper: mcast::Snooper::default(),
             listeners: mcast::Listeners::default(),
+            group_sums: BTreeMap::new(),
             querier: MacAddr::local_from(&[a, b, c, d, e, f]),
             groups_at: now,
             told: (true, Vec::new()),
+            told_sum: groups_sum(&[0; 32], false, &[]),
             stats: QuietStats::default(),
         }
     }
@@ -113,14 +119,12 @@ impl Quiet {
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
         self.budgets.remove(&Ingress::Link(peer));
         self.listeners.forget(peer);
+        self.group_sums.remove(&peer);
     }
 
     /// An advert said which IP addresses go with an address.
     pub(super) fn learn(&mut self, now: Instant, fdb: &Fdb, advert: &MacAdvert) {
-        let key = Key {
-            vlan: advert.vlan,
-            mac: advert.mac,
-        };
+        let key = Key::of(advert);
         for ip in &advert.ips {
             self.suppressor.learn(now, key, *ip, &|key, ip| place_of(fdb, key, ip));
         }
@@ -304,6 +308,10 @@ impl Switch {
 
     /// A member's groups; the caller has checked who signed them.
     pub fn handle_groups(&mut self, from: NodeId, all: bool, groups: &[GroupAdvert]) {
+        if self.members.contains(&from) {
+            let sum = groups_sum(self.fdb.lan(), all, groups);
+            self.quiet.group_sums.insert(from, sum);
+        }
         let kept = self.members.contains(&from) && self.quiet.listeners.replace(from, all, groups);
         if !kept {
             self.drops.add(DropReason::AdvertRefused, groups.len().max(1) as u64);
@@ -344,6 +352,7 @@ impl Switch {
             return;
         }
         self.quiet.snooper.take_news();
+        self.weigh_groups();
         let groups = self.local_groups();
         if groups != self.quiet.told {
             self.quiet.groups_at = now + GROUP_GAP;
@@ -352,8 +361,13 @@ impl Switch {
         }
     }
 
-    /// Says again what was said last.
-    pub(super) fn say_groups(&mut self) {
+    /// What a member that is told now adds to this node's sum.
+    pub(super) fn weigh_groups(&mut self) {
+        let (all, groups) = self.local_groups();
+        self.quiet.told_sum = groups_sum(self.fdb.lan(), all, &groups);
+    }
+
+    fn say_groups(&mut self) {
         let (all, groups) = self.quiet.told.clone();
         self.events.push_back(SwitchEvent::Groups { all, groups });
     }

@@ -4,7 +4,7 @@ use crate::{
     DropReason, EntryKind, Place, PortId,
     defaults::{
         ADVERT_EXPIRY, AGEING, FDB_LEARNED, FDB_PER_GUEST, FDB_PER_NODE, FDB_REMOTE, FREEZE, LINK_CONFIRM, LINK_STALE,
-        MOVE_WINDOW, MOVES, SEQ_JUMP,
+        MOVE_WINDOW, MOVES, RAISE_GAP, SEQ_JUMP,
     },
     fdb::{Fdb, FdbEvent, Key, Learn},
 };
@@ -508,6 +508,35 @@ fn a_machines_own_address_is_nobody_elses() {
     assert_eq!(f.apply(now, LOW, &advert(mac(1), 9)), Err(DropReason::AdvertRefused));
     f.remove_port(now, P);
     f.apply(now, LOW, &advert(mac(1), 9)).unwrap();
+}
+
+/// A copy that a loop had under way when it was cut makes another member claim a TAP's own address. Its machine goes above
+/// that at once, and again as soon as it may; without that the address would lead astray until the next full repeat.
+#[test]
+fn a_machines_own_address_comes_back_from_a_member_that_a_loop_fooled() {
+    let (mut f, now) = fdb();
+    f.set_own(P, [mac(1)].into());
+    f.learn(now, key(1), P).unwrap();
+    assert_eq!(f.poll_adverts(), [advert(mac(1), 0)]);
+    assert_eq!(f.apply(now, LOW, &advert(mac(1), 1)), Err(DropReason::AdvertRefused));
+    assert_eq!(f.poll_adverts(), [advert(mac(1), 2)]);
+    assert!(f.take_urgent());
+    // A second copy, soon after: said when the gap is over and the machine speaks.
+    assert_eq!(f.apply(now, LOW, &advert(mac(1), 3)), Err(DropReason::AdvertRefused));
+    f.learn(now, key(1), P).unwrap();
+    assert!(f.poll_adverts().is_empty());
+    f.learn(now + RAISE_GAP, key(1), P).unwrap();
+    assert_eq!(f.poll_adverts(), [advert(mac(1), 4)]);
+    // What is behind, and a leap that the others refuse as well, move nothing.
+    let later = now + RAISE_GAP * 3;
+    for seq in [3, 4 + SEQ_JUMP + 1] {
+        assert_eq!(
+            f.apply(later, LOW, &advert(mac(1), seq)),
+            Err(DropReason::AdvertRefused)
+        );
+        f.learn(later, key(1), P).unwrap();
+        assert!(f.poll_adverts().is_empty(), "{seq}");
+    }
 }
 
 /// A router's address is not locally administered, so a claim that it was given counts as learned, and its owner gets

@@ -205,7 +205,7 @@ proptest! {
                 }
             };
             u.handle(Instant::now(), LanTag(1), chunks, &mut drops, &mut sink);
-            u.flush(&mut drops, &mut sink);
+            u.flush(Instant::now(), &mut drops, &mut sink);
         }
     }
 }

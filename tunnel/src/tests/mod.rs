@@ -12,5 +12,6 @@ mod peek;
 mod policy;
 mod quiet;
 pub(crate) mod segments;
+mod sums;
 mod switch;
 mod travel;

@@ -122,7 +122,7 @@ proptest! {
         for d in &came {
             let before = out.len();
             u.handle(Instant::now(), TAG, open_datagram(d).unwrap().1, &mut drops, &mut |r| out.push((r.bytes.to_vec(), r.offload)));
-            u.flush(&mut drops, &mut |r| out.push((r.bytes.to_vec(), r.offload)));
+            u.flush(Instant::now(), &mut drops, &mut |r| out.push((r.bytes.to_vec(), r.offload)));
             prop_assert_eq!(joined(seen(&out[before..])), joined(pieces(d)));
         }
     }
@@ -205,7 +205,7 @@ fn taken(datagrams: &[Bytes]) -> (Vec<(Vec<u8>, Offload)>, Drops) {
             Ok((_, chunks)) => u.handle(Instant::now(), TAG, chunks, &mut drops, &mut sink),
             Err(_) => drops.count(DropReason::Malformed),
         }
-        u.flush(&mut drops, &mut sink);
+        u.flush(Instant::now(), &mut drops, &mut sink);
     }
     (out, drops)
 }

@@ -8,7 +8,7 @@ use crate::{Drops, defaults::MIN_ROOM, packet::Packet, segment, slice::Packer, u
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::{collections::BTreeMap, time::Instant};
-use wire::frame::{Chunk, LanTag, Offload, Scope, open_datagram};
+use wire::frame::{Chunk, LanTag, Offload, Scope, SliceMeta, open_datagram};
 
 const TAG: LanTag = LanTag(0xfeed_beef);
 
@@ -79,10 +79,10 @@ pub(super) fn unpack(datagrams: &[Bytes], pause: usize) -> (Vec<(Vec<u8>, Offloa
             out.push((r.bytes.to_vec(), r.offload))
         });
         if (i + 1) % pause == 0 {
-            u.flush(&mut drops, &mut |r| out.push((r.bytes.to_vec(), r.offload)));
+            u.flush(now, &mut drops, &mut |r| out.push((r.bytes.to_vec(), r.offload)));
         }
     }
-    u.flush(&mut drops, &mut |r| out.push((r.bytes.to_vec(), r.offload)));
+    u.flush(now, &mut drops, &mut |r| out.push((r.bytes.to_vec(), r.offload)));
     (out, drops)
 }
 
@@ -141,12 +141,13 @@ impl Content {
 }
 
 /// Least and most that these datagrams may yield, by reading their records one at a time. A frame in fragments comes
-/// once at least if all parts came, and at most as often as its rarest part.
+/// once at least if all parts came, and at most as often as its rarest part; a UDP datagram that slices share likewise.
 fn expected(datagrams: &[Bytes]) -> (Content, Content) {
     let (mut low, mut high) = (Content::default(), Content::default());
     // The frame, and its parts by offset with length and how often each came.
     type Parts = (Vec<u8>, BTreeMap<u16, (usize, usize)>, Offload);
     let mut parts: BTreeMap<u32, Parts> = BTreeMap::new();
+    let mut shared: BTreeMap<(u32, usize), Shared> = BTreeMap::new();
     for d in datagrams {
         for chunk in open_datagram(d).unwrap().1 {
             match chunk.unwrap() {
@@ -157,15 +158,24 @@ fn expected(datagrams: &[Bytes]) -> (Content, Content) {
                 Chunk::Slice { meta, headers, data } => {
                     let l4 = usize::from(meta.csum.start);
                     let port = u16::from_be_bytes([headers[l4], headers[l4 + 1]]);
-                    for c in [&mut low, &mut high] {
-                        if meta.csum.offset == 16 {
-                            let seq = u32::from_be_bytes(headers[l4 + 4..l4 + 8].try_into().unwrap());
+                    if meta.csum.offset == 16 {
+                        let seq = u32::from_be_bytes(headers[l4 + 4..l4 + 8].try_into().unwrap());
+                        for c in [&mut low, &mut high] {
                             c.stream(port, seq.wrapping_add(u32::from(meta.offset)), data, 1);
-                        } else {
-                            for d in data.chunks(usize::from(meta.gso.size)) {
-                                *c.udp.entry((port, d.to_vec())).or_default() += 1;
-                            }
                         }
+                        continue;
+                    }
+                    let udp_len = usize::from(u16::from_be_bytes([headers[l4 + 4], headers[l4 + 5]]));
+                    for (nth, at, len, data) in datagrams_in(&meta, udp_len - 8, data) {
+                        if data.len() == len {
+                            *low.udp.entry((port, data.to_vec())).or_default() += 1;
+                            *high.udp.entry((port, data.to_vec())).or_default() += 1;
+                            continue;
+                        }
+                        let new = || (port, vec![0; len], BTreeMap::new());
+                        let s = shared.entry((meta.id, nth)).or_insert_with(new);
+                        s.1[at..at + data.len()].copy_from_slice(data);
+                        s.2.entry(at).or_insert((data.len(), 0)).1 += 1;
                     }
                 }
                 Chunk::Fragment { meta, data } => {
@@ -189,7 +199,30 @@ fn expected(datagrams: &[Bytes]) -> (Content, Content) {
             high.frame(&frame, offload, have.values().map(|(_, n)| *n).min().unwrap());
         }
     }
+    for (port, payload, have) in shared.into_values() {
+        if have.values().map(|(len, _)| len).sum::<usize>() == payload.len() {
+            *low.udp.entry((port, payload.clone())).or_default() += 1;
+            *high.udp.entry((port, payload)).or_default() += have.values().map(|(_, n)| *n).min().unwrap();
+        }
+    }
     (low, high)
+}
+
+/// A UDP datagram that slices share: its port, its payload, and the parts of it that came, by offset with length and how often.
+type Shared = (u16, Vec<u8>, BTreeMap<usize, (usize, usize)>);
+
+/// The UDP datagrams, whole or not, that a slice of a super-frame with `total` bytes of payload holds: number, where in the
+/// datagram it begins, the datagram's length, and the bytes.
+fn datagrams_in<'a>(meta: &SliceMeta, total: usize, mut data: &'a [u8]) -> Vec<(usize, usize, usize, &'a [u8])> {
+    let (size, mut at) = (usize::from(meta.gso.size), usize::from(meta.offset));
+    let mut all = Vec::new();
+    while !data.is_empty() {
+        let (nth, inside) = (at / size, at % size);
+        let (part, rest) = data.split_at(data.len().min(size - inside));
+        all.push((nth, inside, size.min(total - nth * size), part));
+        (at, data) = (at + part.len(), rest);
+    }
+    all
 }
 
 fn content(frames: &[(Vec<u8>, Offload)]) -> Content {
@@ -337,4 +370,32 @@ fn a_path_that_is_too_small_is_refused_and_a_budget_is_kept() {
     assert_eq!((out.len(), packer.pending_bytes() > 0), (2, true));
     take(&mut packer, usize::MAX, &mut out);
     assert_eq!((out.len(), packer.pending_bytes()), (5, 0));
+}
+
+#[test]
+fn datagrams_of_full_size_are_written_once_and_lose_two_for_one() {
+    let payload = pattern(40 * 1_472, 3);
+    let frame = udp(false, 9, 1_472, &payload);
+    let datagrams = pack(std::slice::from_ref(&frame), 1_447);
+    assert!(
+        datagrams.iter().rev().skip(1).all(|d| d.len() == 1_447),
+        "as full as each other"
+    );
+    assert!(unpack(&datagrams, usize::MAX).0 == [frame], "one write, as it was");
+    let whole = |through: &[Bytes], pause| {
+        let (out, drops) = unpack(through, pause);
+        assert_eq!(drops.by_name().len(), 0);
+        let seen: Vec<Seen> = out.iter().flat_map(|(f, o)| hosts_view(f, *o).unwrap()).collect();
+        assert!(seen.iter().all(|s| payload.chunks(1_472).any(|d| d == s.payload)));
+        seen.len()
+    };
+    for pause in [1, 3, usize::MAX] {
+        assert_eq!(whole(&datagrams, pause), 40);
+        let mut holed = datagrams.clone();
+        holed.remove(20);
+        assert_eq!(whole(&holed, pause), 38, "what had a part in it");
+        let mut late = datagrams.clone();
+        late.swap(10, 17);
+        assert_eq!(whole(&late, pause), 40, "reordering costs nothing");
+    }
 }

@@ -83,6 +83,7 @@ pub async fn home_and_guest(socket: &Path) -> (Host, Host, PortId) {
     home.ns.ip("addr add 10.99.0.1/24 dev lln0");
     home.ns.ip("neigh add 10.99.0.9 lladdr 52:54:00:00:00:01 dev lln0");
     let port = GuestPort {
+        inner: None,
         guest: GuestId([9; 16]),
         mac: MacAddr(GUEST),
         socket: socket.into(),

@@ -216,6 +216,8 @@ impl Link for MemLink {
             queue_delay: None,
             pace: None,
             drops: Vec::new(),
+            paths: Vec::new(),
+            choice: None,
         }
     }
 }

@@ -8,3 +8,4 @@ mod links;
 mod policy;
 mod ports;
 mod traffic;
+mod writes;

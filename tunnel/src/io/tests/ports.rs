@@ -2,7 +2,10 @@
 
 use super::lab::{HANG, Host, lan};
 use crate::{
-    io::{PortError, PortInfo, PortKind, TapSpec, TunnelEvent, tap::Tap},
+    io::{
+        PortError, PortInfo, PortKind, TapSpec, TunnelEvent,
+        tap::{Tap, joins_received},
+    },
     need_root,
 };
 use std::time::Duration;
@@ -165,4 +168,10 @@ async fn case_21_a_card_that_is_deleted_or_renamed_ends_its_port() {
     assert!(e.to_string().contains("not an Ethernet interface"), "{e}");
     let e = host.tunnel.add_packet(&lan(), "lln7".into()).await.unwrap_err();
     assert!(matches!(e, PortError::NoInterface(n) if n == "lln7"));
+}
+
+#[test]
+fn any_card_says_whether_it_joins_what_it_receives() {
+    assert!(joins_received("lo").is_ok());
+    assert!(joins_received("lln-no-such").is_err());
 }

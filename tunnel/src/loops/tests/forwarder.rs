@@ -1,12 +1,15 @@
 //! Members on one physical LAN: one forwards.
 
-use super::world::{World, mac, ms, raw};
+use super::world::{Seen, World, mac, ms, raw};
 use crate::{
     DropReason, PortId,
     loops::{GuardEvent, Phase, defaults::PROBE_LOST},
 };
 use proptest::prelude::*;
-use wire::MacAddr;
+use wire::{
+    MacAddr,
+    frame::{Frame, SignedProbe},
+};
 
 const HOST: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 
@@ -156,6 +159,83 @@ fn a_port_that_carries_nothing_gives_and_takes_nothing() {
         rows.iter().all(|r| r.place != crate::Place::Port(PortId(1))),
         "{rows:?}"
     );
+}
+
+#[test]
+fn a_link_that_moves_between_members_that_listen_leaves_one_forwarder() {
+    let mut w = World::new(4);
+    w.plug(3, 9, 9);
+    for n in 0..3 {
+        w.plug(n, 1, 0);
+    }
+    w.set_link(1, 3, false);
+    w.run_looking(ms(250), |w| assert!(w.forwarders(0).len() <= 1));
+    w.set_link(0, 3, false);
+    w.set_link(1, 3, true);
+    // Nobody has heard yet that 1 reaches the fourth member again, and both 1 and 2 take themselves for the best.
+    w.run_looking(ms(330_000), |w| assert!(w.forwarders(0).len() <= 1));
+    assert_eq!(w.forwarders(0), [1]);
+}
+
+#[test]
+fn a_member_that_starts_again_at_once_hears_the_forwarder_before_it_decides() {
+    let mut w = shared();
+    w.run(ms(5_000));
+    // Right after a probe of the forwarder's: the next one would come as late as can be.
+    let by_forwarder = |w: &World| {
+        let frames = w.tape.iter().filter_map(|t| Frame::new(t).ok());
+        let probes = frames.filter_map(|f| Some(SignedProbe::read(f.payload())?.probe.node));
+        probes.filter(|n| *n == w.nodes[0].id).count()
+    };
+    let before = by_forwarder(&w);
+    while by_forwarder(&w) == before {
+        w.run(ms(1));
+    }
+    w.kill(1);
+    w.revive(1);
+    w.plug(1, 1, 0);
+    w.run_looking(ms(5_000), |w| assert_eq!(w.forwarders(0), [0]));
+}
+
+/// Frames that members put on segment 0 which bear an address as their source: a switch there sends what is for that
+/// address to the port they came by from then on.
+fn shown(w: &World, src: MacAddr) -> usize {
+    let here = w.seen.on_segment.iter().filter(|(segment, _)| *segment == 0);
+    here.filter(|(_, f)| Frame::new(f).is_ok_and(|f| f.src() == src))
+        .count()
+}
+
+#[test]
+fn who_steps_in_shows_the_switches_where_the_rest_of_the_lan_is_and_not_their_own_hosts() {
+    let mut w = shared();
+    w.run(ms(5_000));
+    w.say(0, &raw(HOST, MacAddr::BROADCAST, 1));
+    w.send_from(2, 9, &raw(mac(9), MacAddr::BROADCAST, 2));
+    w.run(ms(1_000));
+    w.kill(0);
+    w.seen = Seen::default();
+    w.run(ms(9_000));
+    assert_eq!(w.forwarders(0), [1]);
+    assert_eq!(
+        shown(&w, mac(9)),
+        1,
+        "what is behind another member comes by this one now"
+    );
+    assert_eq!(shown(&w, HOST), 0, "the segment's own host is where it was");
+}
+
+#[test]
+fn a_member_that_did_not_know_the_forwarder_when_it_answered_hears_it_before_it_decides() {
+    let mut w = shared();
+    w.run(ms(5_000));
+    w.kill(1);
+    w.revive(1);
+    w.forget_members(1);
+    w.plug(1, 1, 0);
+    w.run(ms(100));
+    w.tell_members(1);
+    w.run_looking(ms(10_000), |w| assert_eq!(w.forwarders(0), [0]));
+    assert_eq!(w.phase(1, 1), Phase::Standby(w.nodes[0].id));
 }
 
 #[derive(Clone, Debug)]

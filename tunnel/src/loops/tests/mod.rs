@@ -3,5 +3,6 @@
 mod abuse;
 mod cuts;
 mod forwarder;
+mod rounds;
 mod sight;
 mod world;

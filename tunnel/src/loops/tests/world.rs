@@ -31,6 +31,28 @@ pub fn raw(src: MacAddr, dst: MacAddr, n: u32) -> Vec<u8> {
     [&dst.0[..], &src.0[..], &[0x88, 0xb6], &n.to_be_bytes(), &[0; 40]].concat()
 }
 
+/// One end of a tunnel inside the LAN: the segment that its machine is on, and that machine's address.
+pub type Vtep = (usize, MacAddr);
+
+/// VXLAN between two machines: what it packs as it would be on the LAN, IPv4 and UDP to port 4789.
+pub fn packed(from: MacAddr, to: MacAddr, inner: &[u8]) -> Vec<u8> {
+    let udp = (inner.len() + 16) as u16;
+    let ip = udp + 20;
+    let mut f = [
+        &to.0[..],
+        &from.0,
+        &[8, 0, 0x45, 0],
+        &ip.to_be_bytes(),
+        &[0, 0, 0, 0, 64, 17, 0, 0],
+    ]
+    .concat();
+    f.extend([10, 0, 0, from.0[5], 10, 0, 0, to.0[5], 0xc0, 0, 0x12, 0xb5]);
+    f.extend(udp.to_be_bytes());
+    f.extend([0, 0, 8, 0, 0, 0, 0, 0, 7, 0]);
+    f.extend(inner);
+    f
+}
+
 /// A frame on a segment, and the port that put it there.
 pub type Hop = (usize, Option<(usize, PortId)>, Vec<u8>);
 
@@ -61,6 +83,10 @@ pub struct World {
     pub echoing: BTreeSet<usize>,
     /// Segments that lose probes.
     pub deaf: BTreeSet<usize>,
+    /// A tunnel that bridges two segments, packed into frames of the LAN.
+    pub vxlan: Option<[Vtep; 2]>,
+    /// It loses probes.
+    pub vxlan_is_deaf: bool,
     pub cut_links: BTreeSet<(usize, usize)>,
     up: BTreeSet<(usize, usize)>,
     pub probes: usize,
@@ -108,6 +134,8 @@ impl World {
             plugs: BTreeMap::new(),
             echoing: BTreeSet::new(),
             deaf: BTreeSet::new(),
+            vxlan: None,
+            vxlan_is_deaf: false,
             cut_links: BTreeSet::new(),
             up: BTreeSet::new(),
             probes: 0,
@@ -178,6 +206,19 @@ impl World {
         self.relink();
     }
 
+    /// The node does not know yet who its LAN's members are.
+    pub fn forget_members(&mut self, node: usize) {
+        self.nodes[node].switch.set_members(self.now, BTreeSet::new());
+    }
+
+    /// It hears who they are.
+    pub fn tell_members(&mut self, node: usize) {
+        let me = self.nodes[node].id;
+        let others = self.nodes.iter().map(|n| n.id).filter(|n| *n != me).collect();
+        self.nodes[node].switch.set_members(self.now, others);
+        self.relink();
+    }
+
     pub fn phase(&self, node: usize, port: u32) -> Phase {
         self.nodes[node].switch.phase(PortId(port)).unwrap()
     }
@@ -222,7 +263,14 @@ impl World {
     pub fn settle(&mut self) {
         for from in 0..self.nodes.len() {
             while let Some(made) = self.nodes[from].switch.poll_made() {
-                let Target::Port(port) = made.to else { continue };
+                let (Target::Port(port) | Target::Probe(port)) = made.to else {
+                    continue;
+                };
+                let mut out = Egress::default();
+                self.nodes[from].switch.resolve(made.to, &mut out);
+                if out.ports.is_empty() {
+                    continue;
+                }
                 let Some(segment) = self.plugs.get(&(from, port)).copied() else {
                     continue;
                 };
@@ -275,22 +323,70 @@ impl World {
             if self.seen.hops > 5_000 {
                 return; // a storm; the test looks at `hops`
             }
+            self.vxlan(segment, from, &frame, probe, &mut queue);
             let plugged: Vec<_> = self
                 .plugs
                 .iter()
                 .filter(|(_, s)| **s == segment)
                 .map(|(p, _)| *p)
                 .collect();
+            // A wire is quicker than any link.
+            let mut links = VecDeque::new();
             for (node, port) in plugged {
                 if Some((node, port)) != from || self.echoing.contains(&segment) {
-                    self.enter(node, Ingress::Port(port), &frame, &mut queue);
+                    self.step(node, Ingress::Port(port), &frame, &mut queue, &mut links);
                 }
+            }
+            self.over_links(links, &mut queue);
+        }
+    }
+
+    /// What the tunnel inside the LAN does with a frame on a segment.
+    fn vxlan(
+        &self,
+        segment: usize,
+        from: Option<(usize, PortId)>,
+        frame: &[u8],
+        probe: bool,
+        queue: &mut VecDeque<Hop>,
+    ) {
+        for (i, (at, mac)) in self.vxlan.iter().flatten().copied().enumerate() {
+            let own = Some((usize::MAX - i, PortId(0)));
+            if at != segment || from == own || (probe && self.vxlan_is_deaf) {
+                continue;
+            }
+            let (to, is_group) = (&frame[..6], frame[0] & 1 == 1);
+            let (_, other) = self.vxlan.unwrap()[1 - i];
+            if to == mac.0 && frame.get(36..38) == Some(&[0x12, 0xb5]) {
+                queue.push_back((segment, own, frame[50..].to_vec()));
+            } else if is_group {
+                queue.push_back((segment, own, packed(mac, other, frame)));
             }
         }
     }
 
-    /// A frame enters a node by a port, or by a link.
+    /// A frame enters a node by a port, or by a link, and goes where links carry it.
     pub fn enter(&mut self, node: usize, from: Ingress, frame: &[u8], queue: &mut VecDeque<Hop>) {
+        let mut links = VecDeque::new();
+        self.step(node, from, frame, queue, &mut links);
+        self.over_links(links, queue);
+    }
+
+    fn over_links(&mut self, mut links: VecDeque<(usize, NodeId, Vec<u8>)>, queue: &mut VecDeque<Hop>) {
+        while let Some((to, from, frame)) = links.pop_front() {
+            self.step(to, Ingress::Link(from), &frame, queue, &mut links);
+        }
+    }
+
+    /// What one node does with a frame: what it puts on segments, and what it gives to links.
+    fn step(
+        &mut self,
+        node: usize,
+        from: Ingress,
+        frame: &[u8],
+        queue: &mut VecDeque<Hop>,
+        links: &mut VecDeque<(usize, NodeId, Vec<u8>)>,
+    ) {
         let now = self.now;
         let mut out = Egress::default();
         let packet = Packet::check(frame, Offload::default()).unwrap();
@@ -308,7 +404,7 @@ impl World {
             let to = self.nodes.iter().position(|n| n.id == peer).unwrap();
             if self.linked(node, to) {
                 self.seen.over_link.push((peer, frame.to_vec()));
-                self.enter(to, Ingress::Link(self.nodes[node].id), frame, queue);
+                links.push_back((to, self.nodes[node].id, frame.to_vec()));
             }
         }
     }

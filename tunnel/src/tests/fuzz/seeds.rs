@@ -19,8 +19,8 @@ use wire::{
     MacAddr, NodeId, NodeKey, Signed, UnixMillis, codec,
     frame::{
         Boot, Cipher, FragmentMeta, Frame, GroupAdvert, LanTag, MacAdvert, MacBehind, MacUpdate, Offload, PathMessage,
-        PathReport, Probe, Scope, SealHead, SignedProbe, VNET_HDR, VnetHdr, open_datagram, put_echo, put_fragment,
-        put_frame, put_head,
+        PathReport, Probe, Scope, SealHead, SignedProbe, Span, VNET_HDR, VnetHdr, open_datagram, put_echo,
+        put_fragment, put_frame, put_head,
     },
 };
 
@@ -305,6 +305,7 @@ fn adverts() -> Seeds {
         lan: [0xaa; 32],
         node: NodeKey::from_secret(&[6; 32]).node_id(),
         adverts: vec![advert(1, 0)],
+        whole: Some(Span::ALL),
         issued: UnixMillis(1),
     };
     let signed = Signed::new(&update, &NodeKey::from_secret(&[6; 32])).unwrap();
@@ -318,6 +319,7 @@ fn adverts() -> Seeds {
             part(0, &said(&[odd([0; 6], 0), odd([0xff; 6], 4_095), odd([1; 6], 9)])),
         ),
         ("answer", part(1, &codec::encode(&vec![behind; 3]).unwrap())),
+        ("whole", parts(&[(0, &one), (4, &newer), (8, &said(&[])), (0xc, &gone)])),
         ("groups", part(2, &codec::encode(&groups).unwrap())),
         (
             "flap",

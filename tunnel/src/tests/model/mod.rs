@@ -7,7 +7,7 @@
 mod scenes;
 mod world;
 
-use super::super::defaults::{FDB_LEARNED, FDB_PER_NODE, FREEZE, REFRESH};
+use super::super::defaults::{AGEING, FDB_LEARNED, FDB_PER_NODE, FREEZE};
 use crate::{Place, PortId, fdb::Key, switch::Ingress};
 use proptest::{prelude::*, strategy::ValueTree};
 use std::{
@@ -288,7 +288,7 @@ impl Model {
                     self.w.speak(n, port, g, hello(g));
                 }
             }
-            self.w.pass(REFRESH / 2);
+            self.w.pass(AGEING / 2);
             let frozen = (0..self.honest).any(|n| self.w.nodes[n].switch.rows(self.w.now).iter().any(|r| r.frozen));
             if !frozen && round > 8 {
                 return;
@@ -319,6 +319,10 @@ impl Model {
                     .find(|r| r.mac == key.mac);
                 assert_eq!(self.w.belief(m, *key), Some(want), "{key:?} at node {m}: {row:?}");
             }
+        }
+        for (n, m) in (0..self.honest).flat_map(|n| (0..self.honest).map(move |m| (n, m))) {
+            let [at, of] = [n, m].map(|x| &self.w.nodes[x].switch);
+            assert!(n == m || at.heard_sum(&id(m)) == of.own_sum(), "what {n} heard of {m}");
         }
         for (from, to) in truth.iter().flat_map(|a| truth.iter().map(move |b| (a, b))) {
             let ((src, n, port), (dst, m, out)) = (*from, *to);

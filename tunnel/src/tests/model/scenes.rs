@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     DropReason, PortId,
-    defaults::{FDB_LEARNED, FORWARD_AFTER_MOVE, HOLD_FRAMES, MOVES, REFRESH},
+    defaults::{AGEING, FDB_LEARNED, FORWARD_AFTER_MOVE, HOLD_FRAMES, MOVES},
     fdb::Key,
     packet::Packet,
     policy::CompiledPolicy,
@@ -417,7 +417,7 @@ fn abuse_10_sequences() {
     assert_eq!(s.place(station(1)), Some(crate::Place::Node(id(2))));
     // A link that flaps rolls nothing back.
     s.link_down(now, id(1));
-    let later = now + REFRESH;
+    let later = now + AGEING;
     s.handle_timeout(later);
     s.handle_adverts(later, id(2), &[claim(roamer, 10, false), claim(g, 2, true)]);
     assert_eq!((s.place(roamer), s.place(g)), (None, None));

@@ -2,6 +2,8 @@
 
 use crate::{
     DropReason, Place, PortId,
+    compare::{Compare, Verdict},
+    defaults::COMPARE_EVERY,
     fdb::Key,
     packet::Packet,
     policy::CompiledPolicy,
@@ -13,13 +15,15 @@ use std::{
 };
 use wire::{
     MacAddr, NodeId,
-    frame::{MacAdvert, MacBehind, Offload},
+    frame::{MacAdvert, MacBehind, MacSums, Offload, Span},
 };
 
 /// LAN ports of every node; guests' ports are numbered above.
 pub const LAN_PORTS: [PortId; 2] = [PortId(1), PortId(2)];
 /// Longest that an advert takes on a link that is up, with one retry.
 pub const ADVERT_DELAY: Duration = Duration::from_millis(400);
+/// Looks from one note to the next: keep-alives 40 s apart.
+const LOOKS_PER_NOTE: u64 = 8;
 
 pub fn id(n: usize) -> NodeId {
     NodeId([n as u8 + 1; 32])
@@ -46,6 +50,8 @@ pub struct Node {
 
 enum Event {
     Adverts(Vec<MacAdvert>),
+    Whole(Vec<MacAdvert>),
+    Note(u32),
     Answer(Vec<MacBehind>),
     Frame {
         id: u64,
@@ -62,6 +68,9 @@ struct Due {
     epoch: u64,
     what: Event,
 }
+
+/// A note, and when it came.
+type Noted = Option<(u32, Instant)>;
 
 /// What became of one frame.
 #[derive(Default, Debug, Clone)]
@@ -83,6 +92,10 @@ pub struct World {
     /// When the last message on a pair arrives: the next may not overtake it.
     busy: BTreeMap<(usize, usize, bool), Instant>,
     due: BTreeMap<(Instant, u64), Due>,
+    /// What each pair's first compares, and the note of the second that it has.
+    compare: BTreeMap<(usize, usize), (Compare, Noted)>,
+    look_at: Instant,
+    looks: u64,
     next: u64,
     pub rng: Rng,
     pub fates: BTreeMap<u64, Fate>,
@@ -104,6 +117,9 @@ impl World {
             epochs: BTreeMap::new(),
             busy: BTreeMap::new(),
             due: BTreeMap::new(),
+            compare: BTreeMap::new(),
+            look_at: now + COMPARE_EVERY,
+            looks: 0,
             next: 0,
             rng: Rng(seed),
             fates: BTreeMap::new(),
@@ -203,8 +219,8 @@ impl World {
         for (n, m) in [(a, b), (b, a)] {
             if up {
                 self.nodes[n].switch.link_up(self.now, id(m));
-                let all = self.nodes[n].switch.local_adverts();
-                self.tell(n, m, all);
+                self.compare.remove(&(n, m));
+                self.tell_whole(n, m);
             } else {
                 self.nodes[n].switch.link_down(self.now, id(m));
             }
@@ -215,12 +231,17 @@ impl World {
         if !self.is_up(from, to) {
             return;
         }
-        let control = !matches!(what, Event::Frame { .. });
-        let busy = self.busy.entry((from, to, control)).or_insert(self.now);
-        *busy = (self.now + delay).max(*busy);
+        let mut at = self.now + delay;
+        // A note may overtake everything, and be overtaken.
+        if !matches!(what, Event::Note(_)) {
+            let control = !matches!(what, Event::Frame { .. });
+            let busy = self.busy.entry((from, to, control)).or_insert(self.now);
+            at = at.max(*busy);
+            *busy = at;
+        }
         let epoch = self.epochs.get(&pair(from, to)).copied().unwrap_or(0);
         self.next += 1;
-        self.due.insert((*busy, self.next), Due { from, to, epoch, what });
+        self.due.insert((at, self.next), Due { from, to, epoch, what });
     }
 
     /// Adverts take up to 20 ms, and sometimes a retry.
@@ -231,6 +252,37 @@ impl World {
         let lost = if self.rng.below(10) == 0 { 200 } else { 0 };
         let delay = Duration::from_millis(lost + self.rng.below(20));
         self.send(from, to, delay, Event::Adverts(adverts));
+    }
+
+    fn tell_whole(&mut self, from: usize, to: usize) {
+        if self.members.contains(&from) {
+            let all = self.nodes[from].switch.local_adverts();
+            self.send(from, to, Duration::from_millis(10), Event::Whole(all));
+        }
+    }
+
+    /// Notes go out, and what came is compared.
+    fn look(&mut self) {
+        self.looks += 1;
+        let count = self.nodes.len();
+        for (n, m) in (0..count).flat_map(|n| (0..count).map(move |m| (n, m))) {
+            let members = self.members.contains(&n) && self.members.contains(&m);
+            if n == m || !members || !self.is_up(n, m) {
+                continue;
+            }
+            if self.looks % LOOKS_PER_NOTE == (n + m) as u64 % LOOKS_PER_NOTE {
+                let note = MacSums::note([self.nodes[m].switch.own_sum()]);
+                let delay = Duration::from_millis(self.rng.below(200));
+                self.send(m, n, delay, Event::Note(note));
+            }
+            let heard = self.nodes[n].switch.heard_sum(&id(m));
+            let (compare, note) = self.compare.entry((n, m)).or_default();
+            match compare.handle_look(self.now, *note, MacSums::note([heard])) {
+                Verdict::Same(at) => self.nodes[n].switch.agree(id(m), at),
+                Verdict::Unsure => {}
+                Verdict::Ask => self.tell_whole(m, n),
+            }
+        }
     }
 
     fn carry(&mut self, from: usize, to: NodeId, id_: u64, bytes: Vec<u8>, forwarded: bool, hops: u8) {
@@ -334,6 +386,16 @@ impl World {
                     self.send(to, d.from, delay, Event::Answer(behind));
                 }
             }
+            Event::Whole(adverts) => {
+                let behind = self.nodes[to].switch.handle_whole(now, from, &Span::ALL, &adverts);
+                if !behind.is_empty() {
+                    self.send(to, d.from, Duration::from_millis(5), Event::Answer(behind));
+                }
+            }
+            Event::Note(note) => {
+                let known = self.compare.entry((to, d.from)).or_default();
+                known.1 = Some((note, now));
+            }
             Event::Answer(behind) => self.nodes[to].switch.handle_answer(now, from, &behind),
             Event::Frame {
                 id,
@@ -373,10 +435,14 @@ impl World {
                 .enumerate()
                 .filter_map(|(n, x)| x.switch.poll_timeout().map(|(at, _)| (at, n)))
                 .min();
-            let at = message.into_iter().chain(timer.map(|(at, _)| at)).min();
+            let look = Some(self.look_at);
+            let at = [message, look, timer.map(|(at, _)| at)].into_iter().flatten().min();
             let Some(at) = at.filter(|at| *at <= end) else { break };
             self.now = self.now.max(at);
-            if message == Some(at) {
+            if look == Some(at) {
+                self.look_at = at + COMPARE_EVERY;
+                self.look();
+            } else if message == Some(at) {
                 let (_, due) = self.due.pop_first().unwrap();
                 self.arrive(due);
             } else if let Some((_, n)) = timer {
