@@ -1,11 +1,12 @@
-//! Answers the calls of other nodes on `/lanline/index/1` from the store.
+//! Answers the calls of other nodes on `/lanline/index/2` from the store.
 //!
 //! What it does not do: it asks nobody. A call that breaks a bound is refused whole.
 
 use crate::{
+    cells::{NotFiled, Question},
     defaults::NEAR_RANK,
-    router::Contacts,
-    store::{Accepted, AdvertStore, Held, Refusal, Subject, check},
+    kad::Table,
+    store::{Accepted, AdvertStore, Held, Refusal, Subject},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,9 +15,10 @@ use std::{
 use wire::{
     NodeId, UnixMillis,
     advert::{
-        Carried, DIGEST_BUCKETS, IndexCall, IndexKey, IndexReply, MAX_GET, MAX_PULL, MAX_REPLY_BYTES, MAX_STORE,
-        MAX_SUMMARIES, StoreAnswer, Summary,
+        Carried, DIGEST_BUCKETS, IndexCall, IndexKey, IndexReply, MAX_CELLS, MAX_CONTACT_ADDRS, MAX_CONTACTS, MAX_GET,
+        MAX_PULL, MAX_REPLY_BYTES, MAX_STORE, MAX_SUMMARIES, Placed, StoreAnswer, Summary,
     },
+    cell::Cell,
     codec,
 };
 
@@ -39,7 +41,7 @@ pub struct View<'a> {
     /// Its adverts.
     pub store: &'a mut AdvertStore,
     /// Known nodes, for nearness.
-    pub contacts: &'a Contacts,
+    pub contacts: &'a Table,
     /// See [`Mode`].
     pub mode: Mode,
 }
@@ -70,7 +72,86 @@ pub fn answer(view: &mut View<'_>, call: IndexCall, now: Instant, wall: UnixMill
             let rows: Vec<&Held> = wants.iter().filter_map(|s| view.store.get(s)).collect();
             (rows_reply(&rows, rows.len(), now), Vec::new())
         }
+        IndexCall::Near { point, addrs } if addrs.len() <= MAX_CONTACT_ADDRS => (
+            IndexReply::Contacts(view.contacts.contacts(&point, MAX_CONTACTS)),
+            Vec::new(),
+        ),
+        IndexCall::Place { cells, advert } if cells.len() <= MAX_CELLS => place(view, &cells, &advert, now, wall),
+        IndexCall::Ask {
+            cell,
+            wanted,
+            limit,
+            after,
+            nonce,
+        } if cell.is_sound() && usize::from(limit) <= MAX_GET => {
+            let store: &AdvertStore = view.store;
+            let question = Question {
+                cell: &cell,
+                wanted: &wanted,
+                limit: limit.into(),
+                after,
+                nonce,
+            };
+            (store.cells.ask(store, question, now), Vec::new())
+        }
         _ => (IndexReply::Refused, Vec::new()),
+    }
+}
+
+/// Files an advert under cells: it is taken as any other, and then each cell judges by what belongs there and by rank.
+fn place(
+    view: &mut View<'_>,
+    cells: &[Cell],
+    carried: &Carried,
+    now: Instant,
+    wall: UnixMillis,
+) -> (IndexReply, Fresh) {
+    let mut fresh = Fresh::new();
+    let opened = view.store.opened(carried, now, wall);
+    let answers = cells.iter().map(|cell| {
+        let answer = match &opened {
+            Ok(held) => place_one(view, cell, held, now, &mut fresh),
+            Err(why) => why.answer(),
+        };
+        let (estimate, full) = view.store.cells.estimate(cell);
+        Placed { answer, estimate, full }
+    });
+    let answers = answers.collect();
+    if let Err(why) = opened {
+        view.store.count(why);
+    }
+    (IndexReply::Placed(answers), fresh)
+}
+
+fn place_one(view: &mut View<'_>, cell: &Cell, held: &Held, now: Instant, fresh: &mut Fresh) -> StoreAnswer {
+    let subject = held.subject();
+    let belongs = held.advert.path(&cell.space).is_some_and(|p| cell.has(p));
+    let takes = match view.store.cells.would_take(cell, &held.advert) {
+        _ if !belongs && view.store.get(&subject).is_some() => Ok(()),
+        _ if !belongs => Err(Refusal::WrongKey),
+        _ if view.contacts.rank(view.me, cell.key()) >= NEAR_RANK => Err(Refusal::NotMine),
+        Err(NotFiled::Above) => return StoreAnswer::Full,
+        Err(NotFiled::NoRoom) => Err(Refusal::StoreFull),
+        Ok(()) => Ok(()),
+    };
+    let taken = takes.and_then(|()| match view.store.get(&subject) {
+        Some(old) if old.signed == held.signed => Ok(()),
+        _ => view
+            .store
+            .admit(held.clone(), now)
+            .map(|how| fresh.push((subject, how))),
+    });
+    match taken {
+        Ok(()) if belongs => match view.store.cells.file(cell, &held.advert) {
+            Ok(()) => StoreAnswer::Accepted,
+            Err(_) => StoreAnswer::Full,
+        },
+        // What it was filed under before is told that it is there no longer.
+        Ok(()) => StoreAnswer::Accepted,
+        Err(why) => {
+            view.store.count(why);
+            why.answer()
+        }
     }
 }
 
@@ -92,9 +173,10 @@ pub fn take(
     wall: UnixMillis,
 ) -> Result<(Accepted, Option<Subject>), Refusal> {
     if view.store.holds(&carried.advert) {
+        view.store.vouch(carried, now);
         return Ok((Accepted::Already, None));
     }
-    let stored = check(carried, now, wall).and_then(|held| {
+    let stored = view.store.check(carried, now, wall).and_then(|held| {
         let subject = held.subject();
         let wanted = subject.0 == view.me || view.store.get(&subject).is_some() || is_near(view, &held);
         if view.mode == Mode::Index && !wanted {

@@ -74,13 +74,13 @@ impl Outbox {
         }
     }
 
-    /// The call to `to` failed. True if it is given up, with all that waited for it.
-    pub fn handle_fail(&mut self, now: Instant, to: NodeId) -> bool {
+    /// The call to `to` failed. True if it is given up, with all that waited for it; not if it is to `keep`.
+    pub fn handle_fail(&mut self, now: Instant, to: NodeId, keep: bool) -> bool {
         let Some(peer) = self.peers.get_mut(&to) else {
             return false;
         };
-        peer.fails += 1;
-        if peer.fails >= OUTBOX_FAILS {
+        peer.fails = peer.fails.saturating_add(1);
+        if peer.fails >= OUTBOX_FAILS && !keep {
             self.peers.remove(&to);
             return true;
         }
@@ -148,12 +148,30 @@ mod tests {
         o.enqueue(now, to, subject(1), Duration::ZERO);
         for _ in 1..OUTBOX_FAILS {
             assert!(o.poll(now).is_some());
-            assert!(!o.handle_fail(now, to));
+            assert!(!o.handle_fail(now, to, false));
             assert_eq!(o.poll(now), None);
             now = o.poll_timeout().unwrap();
         }
         assert!(o.poll(now).is_some());
-        assert!(o.handle_fail(now, to));
+        assert!(o.handle_fail(now, to, false));
+        assert!(o.is_empty());
+    }
+
+    #[test]
+    fn who_is_kept_is_tried_each_minute_until_it_answers() {
+        let mut now = Instant::now();
+        let mut o = Outbox::default();
+        let to = NodeId([2; 32]);
+        o.enqueue(now, to, subject(1), Duration::ZERO);
+        for _ in 0..40 {
+            assert!(o.poll(now).is_some());
+            assert!(!o.handle_fail(now, to, true));
+            let due = o.poll_timeout().unwrap();
+            assert!(due > now && due - now <= RETRY_MAX);
+            now = due;
+        }
+        assert_eq!(o.poll(now), Some((to, vec![subject(1)])));
+        o.handle_done(now, to);
         assert!(o.is_empty());
     }
 }

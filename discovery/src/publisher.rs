@@ -5,12 +5,13 @@
 
 use crate::{
     defaults::{
-        CLOCK_SKEW, GUEST_REFRESH, GUEST_TTL, HOLDERS, HOST_REFRESH, HOST_TTL, IMAGE_REFRESH, IMAGE_TTL,
-        LOAD_STEP_X100, OWN_SLOTS, PUBLISH_DEBOUNCE, PUBLISH_MINOR, REFRESH_SPREAD, RESOLVE_EVERY, RESOLVE_SOON,
-        RESOLVES, SEQ_RETRY, START_GRACE,
+        CALM_ENDS, CALM_RENEW, CLOCK_SKEW, GUEST_REFRESH, GUEST_TTL, HOLDERS, HOST_REFRESH, HOST_TTL, IMAGE_REFRESH,
+        IMAGE_TTL, LOAD_STEP_X100, NEIGHBOURS, OWN_SLOTS, PUBLISH_DEBOUNCE, PUBLISH_MINOR, REFRESH_INDEX, REFRESH_MAX,
+        REFRESH_PER_NODE, REFRESH_SPREAD, RESOLVE_EVERY, RESOLVE_SOON, RESOLVES, SEQ_RETRY, START_GRACE,
     },
+    kad::Table,
     rng::Rng,
-    router::{Contacts, Router},
+    router::Router,
     seq::{NeedFloor, SeqSource},
 };
 use std::{
@@ -20,6 +21,7 @@ use std::{
 use wire::{
     Name, NodeId, NodeKey, Record, Signed, UnixMillis,
     advert::{Advert, AdvertError, Body, Carried, HostOffer, IndexKey, MAX_ADDRS, Slot},
+    cell::Coord,
     codec,
 };
 
@@ -65,6 +67,8 @@ struct Own {
     sign_at: Option<Instant>,
     signed: Option<(Instant, u64)>,
     refresh_at: Option<Instant>,
+    /// The same while all that there are hold it.
+    calm_at: Option<Instant>,
     keys: Vec<IndexKey>,
     /// Who holds it, at which sequence; at most the holders of its keys.
     held_by: BTreeMap<NodeId, u64>,
@@ -95,36 +99,90 @@ pub struct Publisher {
     ending: bool,
     wants: VecDeque<Want>,
     rng: Rng,
+    pace: Pace,
+    place: Option<Coord>,
+    /// All neighbours, where all are told of all.
+    everybody: Vec<NodeId>,
+    calm: Calm,
 }
 
-/// Life and renewal period of an advert.
-fn times(slot: Slot) -> (Duration, Duration) {
-    match slot {
-        Slot::Host => (HOST_TTL, HOST_REFRESH),
-        Slot::Image(_) => (IMAGE_TTL, IMAGE_REFRESH),
-        Slot::Guest(_) => (GUEST_TTL, GUEST_REFRESH),
+/// Whether what is renewed is known to all already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Calm {
+    /// It is.
+    Yes,
+    /// Not since then.
+    Since(Instant),
+    /// It never was.
+    No,
+}
+
+/// How often what this node says is renewed, and whether it goes to the nodes nearest to its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Between two renewals of a host or guest.
+    pub refresh: Duration,
+    /// Adverts are stored at the nodes nearest to their keys, whole namespaces together; only as long as a mesh is small.
+    pub by_key: bool,
+}
+
+impl Pace {
+    /// For a mesh of so many nodes that hold everything, or that file adverts in cells.
+    pub fn new(nodes: usize, by_key: bool) -> Self {
+        let all = REFRESH_PER_NODE.saturating_mul(u32::try_from(nodes).unwrap_or(u32::MAX));
+        let refresh = if by_key {
+            all.clamp(HOST_REFRESH, REFRESH_MAX)
+        } else {
+            REFRESH_INDEX
+        };
+        Self { refresh, by_key }
+    }
+
+    /// Life and renewal period of an advert.
+    fn times(&self, slot: Slot) -> (Duration, Duration) {
+        match slot {
+            Slot::Image(_) => (IMAGE_TTL, IMAGE_REFRESH),
+            Slot::Host => (HOST_TTL.max(3 * self.refresh), HOST_REFRESH.max(self.refresh)),
+            Slot::Guest(_) => (GUEST_TTL.max(3 * self.refresh), GUEST_REFRESH.max(self.refresh)),
+        }
+    }
+
+    /// Changes of figures that move all the time may cost no more than renewals do.
+    fn minor(&self) -> Duration {
+        PUBLISH_MINOR + self.refresh.saturating_sub(HOST_REFRESH)
     }
 }
 
 /// How far apart two adverts must be to tell this change, or `None` if it can wait for the renewal. Figures that move
 /// all the time (load, pieces that come in) must not keep the whole mesh busy.
-fn urgency(old: &Body, new: &Body) -> Option<Duration> {
+fn urgency(old: &Body, new: &Body, minor: Duration) -> Option<Duration> {
     match (old, new) {
         _ if old == new => None,
         (Body::Host(a), Body::Host(b))
             if {
                 HostOffer {
                     load1_x100: b.load1_x100,
+                    forecast: b.forecast.clone(),
+                    disk_free: b.disk_free,
                     ..a.clone()
                 }
             } == *b =>
         {
-            (a.load1_x100.abs_diff(b.load1_x100) >= LOAD_STEP_X100).then_some(PUBLISH_MINOR)
+            let disk = a.disk_free.0.abs_diff(b.disk_free.0) > a.disk_free.0 / 8;
+            (a.load1_x100.abs_diff(b.load1_x100) >= LOAD_STEP_X100 || disk || surprised(a, b)).then_some(minor)
         }
         (Body::Image(a), Body::Image(b)) if !b.complete() && b.pieces_have > a.pieces_have && a.pieces_have > 0 => {
-            Some(PUBLISH_MINOR)
+            Some(minor)
         }
         _ => Some(PUBLISH_DEBOUNCE),
+    }
+}
+
+/// The first forecast there is, or one that leaves the interval that was told.
+fn surprised(told: &HostOffer, new: &HostOffer) -> bool {
+    match (&told.forecast, &new.forecast) {
+        (Some(a), Some(b)) => a.p60_x100.abs_diff(b.p60_x100) > a.err60_x100.saturating_mul(2).max(LOAD_STEP_X100),
+        (a, b) => a.is_some() != b.is_some(),
     }
 }
 
@@ -146,7 +204,58 @@ impl Publisher {
             ending: false,
             wants: VecDeque::new(),
             rng,
+            pace: Pace::new(0, true),
+            place: None,
+            everybody: Vec::new(),
+            calm: Calm::No,
         }
+    }
+
+    /// The mesh has another size.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
+    /// `everybody` is told of all changes, and answers for them; `whole`: there is nobody else. What all of them hold is
+    /// not said again.
+    pub fn set_company(&mut self, now: Instant, everybody: &[NodeId], whole: bool) {
+        if self.everybody != everybody {
+            self.everybody = everybody.to_vec();
+        }
+        let calm = whole && !everybody.is_empty() && self.own.values().all(|o| o.is_held_by(everybody));
+        self.calm = match (calm, self.calm) {
+            (true, _) => Calm::Yes,
+            (false, Calm::Yes) => Calm::Since(now),
+            (false, before) => before,
+        };
+    }
+
+    /// See [`Publisher::set_company`].
+    pub fn tells_everybody(&self) -> bool {
+        !self.everybody.is_empty()
+    }
+
+    /// A neighbour is about to lose what this node says, or lost it: it is said anew, if it was not just said.
+    pub fn handle_asked(&mut self, now: Instant) {
+        let just = |o: &Own| {
+            o.signed
+                .is_none_or(|(t, _)| now.saturating_duration_since(t) < HOST_REFRESH)
+        };
+        for own in self.own.values_mut().filter(|o| !o.body.is_gone() && !just(o)) {
+            own.touch(now, Duration::ZERO);
+        }
+    }
+
+    /// Signs everything anew: others may have let it lapse.
+    pub fn renew(&mut self, now: Instant) {
+        for own in self.own.values_mut().filter(|o| !o.body.is_gone()) {
+            own.touch(now, PUBLISH_DEBOUNCE);
+        }
+    }
+
+    /// Where this node stands; told with the next advert.
+    pub fn set_place(&mut self, place: Option<Coord>) {
+        self.place = place;
     }
 
     /// The node's name, and the addresses that its host advert carries (the first [`MAX_ADDRS`] that are short enough).
@@ -178,7 +287,7 @@ impl Publisher {
         }
         self.advert(0, UnixMillis(0), slot, body.clone())?;
         if let Some(own) = self.own.get_mut(&slot) {
-            let wait = urgency(&own.body, &body);
+            let wait = urgency(&own.body, &body, self.pace.minor());
             own.body = body;
             if let Some(wait) = wait {
                 own.touch(now, wait);
@@ -238,14 +347,16 @@ impl Publisher {
 
     /// A tombstone outlives whatever it ends, wherever that was carried.
     fn advert(&self, seq: u64, wall: UnixMillis, slot: Slot, body: Body) -> Result<Advert, PublishError> {
-        let (ttl, _) = times(slot);
+        let (ttl, _) = self.pace.times(slot);
         let ttl = if body.is_gone() { ttl + CLOCK_SKEW } else { ttl };
         let addrs = if matches!(body, Body::Host(_)) {
             self.addrs.clone()
         } else {
             Vec::new()
         };
-        let ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
+        let ttl_s = u32::try_from(ttl.as_secs())
+            .unwrap_or(u32::MAX)
+            .min(wire::advert::MAX_TTL_S);
         let mut advert = Advert {
             node: self.me,
             seq,
@@ -272,11 +383,12 @@ impl Publisher {
                 }
             }
         }
-        self.own.retain(|slot, o| !o.is_forgotten(*slot, now));
+        let pace = self.pace;
+        self.own.retain(|slot, o| !o.is_forgotten(pace.times(*slot).0, now));
         let due: Vec<Slot> = self
             .own
             .iter()
-            .filter(|(_, o)| o.due().is_some_and(|t| t <= now))
+            .filter(|(_, o)| o.due(self.calm).is_some_and(|t| t <= now))
             .map(|(s, _)| *s)
             .collect();
         for slot in due {
@@ -300,9 +412,12 @@ impl Publisher {
                 return false;
             }
         };
-        let Some(body) = self.own.get(&slot).map(|o| o.body.clone()) else {
+        let Some(mut body) = self.own.get(&slot).map(|o| o.body.clone()) else {
             return true;
         };
+        if let Body::Host(h) = &mut body {
+            h.coord = self.place;
+        }
         let signed = self
             .advert(seq, wall, slot, body)
             .ok()
@@ -314,10 +429,14 @@ impl Publisher {
         own.sign_at = None;
         let Some((advert, content)) = signed else { return true };
         own.signed = Some((now, seq));
-        own.refresh_at = (!own.body.is_gone()).then(|| now + times(slot).1.mul_f64(early));
+        own.refresh_at = (!own.body.is_gone()).then(|| now + self.pace.times(slot).1.mul_f64(early));
+        own.calm_at = own.refresh_at.map(|t| t.max(now + CALM_RENEW.mul_f64(early)));
         own.keys = content.keys();
         let old_holders: Vec<NodeId> = own.held_by.keys().copied().collect();
         self.wants.push_back(Want::Signed(Carried { advert, age_ms: 0 }));
+        if !self.pace.by_key {
+            return true;
+        }
         for key in content.keys() {
             self.places.entry(key).or_insert(Place {
                 holders: Vec::new(),
@@ -330,13 +449,15 @@ impl Publisher {
             .into_iter()
             .filter_map(|k| self.places.get(&k))
             .flat_map(|p| p.holders.clone());
-        let to: BTreeSet<NodeId> = holders.chain(old_holders).collect();
+        let everybody = self.everybody.iter().copied();
+        let to: BTreeSet<NodeId> = holders.chain(old_holders).chain(everybody).collect();
         self.wants.extend(to.into_iter().map(|node| Want::Send(node, slot)));
         true
     }
 
     fn resolve_due(&mut self, now: Instant) {
-        let used: BTreeSet<IndexKey> = self.own.values().flat_map(|o| o.keys.iter().copied()).collect();
+        let own = self.own.values().filter(|_| self.pace.by_key);
+        let used: BTreeSet<IndexKey> = own.flat_map(|o| o.keys.iter().copied()).collect();
         self.places.retain(|key, _| used.contains(key));
         let mut room = RESOLVES.saturating_sub(self.places.values().filter(|p| p.resolving).count());
         for (key, place) in &mut self.places {
@@ -369,7 +490,8 @@ impl Publisher {
     }
 
     /// A node came into reach: where it is now among the nearest, it becomes a holder.
-    pub fn handle_contact(&mut self, now: Instant, node: NodeId, contacts: &Contacts) {
+    pub fn handle_contact(&mut self, now: Instant, node: NodeId, contacts: &Table) {
+        self.greet(now, node);
         for (key, place) in &mut self.places {
             if place.holders.contains(&node) || !contacts.closest(*key, HOLDERS).contains(&node) {
                 continue;
@@ -391,10 +513,31 @@ impl Publisher {
         }
     }
 
+    /// A neighbour is new: what it held before, it may have lost.
+    pub fn greet(&mut self, now: Instant, node: NodeId) {
+        if self.everybody.is_empty() {
+            return;
+        }
+        for (slot, own) in &mut self.own {
+            own.held_by.remove(&node);
+            match own.signed {
+                Some((at, _)) if !own.body.is_gone() && now.saturating_duration_since(at) >= HOST_REFRESH => {
+                    own.touch(now, Duration::ZERO);
+                }
+                Some(_) => self.wants.push_back(Want::Send(node, *slot)),
+                None => {}
+            }
+        }
+    }
+
     /// A holder took this sequence of a subject of ours.
     pub fn handle_stored(&mut self, node: NodeId, slot: Slot, seq: u64) {
         let Some(own) = self.own.get_mut(&slot) else { return };
-        let bound = HOLDERS * own.keys.len().max(1) * 2;
+        let bound = if self.everybody.is_empty() {
+            HOLDERS * own.keys.len().max(1) * 2
+        } else {
+            NEIGHBOURS
+        };
         if own.held_by.len() < bound || own.held_by.contains_key(&node) {
             own.held_by.insert(node, seq);
         }
@@ -420,7 +563,10 @@ impl Publisher {
         self.seq.seen(advert.seq);
         let slot = advert.slot();
         match self.own.get_mut(&slot) {
-            Some(own) => own.refresh_at = own.refresh_at.map(|t| t.min(now + HOST_REFRESH)),
+            Some(own) => {
+                own.refresh_at = own.refresh_at.map(|t| t.min(now + HOST_REFRESH));
+                own.calm_at = own.refresh_at;
+            }
             None if advert.body.is_gone() || self.leftovers.len() >= OWN_SLOTS => {}
             None => {
                 self.leftovers.insert(slot, now);
@@ -447,7 +593,7 @@ impl Publisher {
 
     /// When [`Publisher::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let sign = self.own.values().filter_map(Own::due).min();
+        let sign = self.own.values().filter_map(|o| o.due(self.calm)).min();
         let sign = match (self.persisting, self.persist_after) {
             (true, _) => None,
             (false, Some(t)) => sign.map(|s| s.max(t)),
@@ -472,6 +618,7 @@ impl Own {
             sign_at: Some(now),
             signed: None,
             refresh_at: None,
+            calm_at: None,
             keys: Vec::new(),
             held_by: BTreeMap::new(),
         }
@@ -483,12 +630,23 @@ impl Own {
         self.sign_at = Some(self.sign_at.map_or(at, |t| t.min(at)));
     }
 
-    fn due(&self) -> Option<Instant> {
-        self.sign_at.into_iter().chain(self.refresh_at).min()
+    fn due(&self, calm: Calm) -> Option<Instant> {
+        let refresh = match calm {
+            Calm::Yes => self.calm_at,
+            Calm::Since(at) => self.refresh_at.map(|t| t.max(at + CALM_ENDS)),
+            Calm::No => self.refresh_at,
+        };
+        self.sign_at.into_iter().chain(refresh).min()
     }
 
-    fn is_forgotten(&self, slot: Slot, now: Instant) -> bool {
-        let life = times(slot).0 + CLOCK_SKEW;
+    /// All these hold the newest of it.
+    fn is_held_by(&self, all: &[NodeId]) -> bool {
+        let Some((_, seq)) = self.signed else { return false };
+        self.sign_at.is_none() && all.iter().all(|n| self.held_by.get(n).is_some_and(|have| *have >= seq))
+    }
+
+    fn is_forgotten(&self, life: Duration, now: Instant) -> bool {
+        let life = life + CLOCK_SKEW;
         self.body.is_gone() && self.sign_at.is_none() && self.signed.is_none_or(|(t, _)| t + life <= now)
     }
 }

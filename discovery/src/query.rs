@@ -12,7 +12,8 @@ use std::{
 };
 use wire::{
     ByteSize, ImageId, Name, NodeId,
-    advert::{Advert, Body, IndexKey, Namespace},
+    advert::{Advert, Body, HostOffer, IndexKey, Namespace},
+    cell::{Cell, Coord},
     guest::Accel,
 };
 
@@ -29,6 +30,14 @@ pub struct Filter {
     pub min_memory_free: Option<ByteSize>,
     /// The host has room for one more guest.
     pub room_for_guest: bool,
+    /// Room for disks of a host.
+    pub min_disk_free: Option<ByteSize>,
+    /// Price of a host.
+    pub max_price: Option<u32>,
+    /// Longest lease of a host, seconds.
+    pub min_lease_s: Option<u32>,
+    /// A guest of this class still fits on the host, as [`wire::advert::HostOffer::class`] counts; 0: no matter.
+    pub class: u8,
     /// The image, of a holder or a guest.
     pub image: Option<ImageId>,
     /// The tag of an image.
@@ -37,7 +46,7 @@ pub struct Filter {
     pub complete_image: bool,
     /// Not older than this.
     pub max_age: Option<Duration>,
-    /// Round trip measured, and not longer than this.
+    /// Round trip measured, or expected by place where it is not, and not longer than this.
     pub max_rtt: Option<Duration>,
 }
 
@@ -48,7 +57,11 @@ impl Filter {
             || self.accel.is_some()
             || self.min_cpus_free.is_some()
             || self.min_memory_free.is_some()
-            || self.room_for_guest;
+            || self.room_for_guest
+            || self.min_disk_free.is_some()
+            || self.max_price.is_some()
+            || self.min_lease_s.is_some()
+            || self.class > 0;
         match &advert.body {
             Body::Host(h) => {
                 self.image.is_none()
@@ -59,6 +72,12 @@ impl Filter {
                     && self.min_cpus_free.is_none_or(|n| h.cpus_free >= n)
                     && self.min_memory_free.is_none_or(|n| h.memory_free >= n)
                     && (!self.room_for_guest || h.vms < h.max_vms)
+                    && self.min_disk_free.is_none_or(|n| h.disk_free >= n)
+                    && self.max_price.is_none_or(|p| h.price <= p)
+                    && self
+                        .min_lease_s
+                        .is_none_or(|s| h.lease_max_s == 0 || h.lease_max_s >= s)
+                    && h.class() >= self.class
             }
             Body::Image(i) => {
                 !wants_host
@@ -120,12 +139,34 @@ pub struct Row {
     pub age: Duration,
     /// Round trip to that node, if it is connected.
     pub rtt: Option<Duration>,
+    /// Round trip expected by both places, if it is not, and the error that both report.
+    pub expected: Option<(Duration, Duration)>,
     /// Who had it.
     pub source: Source,
 }
 
-/// An honest answer.
+impl Row {
+    /// Round trip measured, else expected.
+    pub fn nearness(&self) -> Option<Duration> {
+        self.rtt.or(self.expected.map(|e| e.0))
+    }
+}
+
+/// One key that was asked for an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyAsked {
+    /// What stands at the key.
+    pub cell: Cell,
+    /// Somebody answered.
+    pub answered: bool,
+    /// Adverts that exist there, as reckoned.
+    pub estimate: usize,
+    /// Rows of them that were shown and fit.
+    pub rows: usize,
+}
+
+/// An honest answer.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// Nearest first, then youngest.
     pub rows: Vec<Row>,
@@ -135,8 +176,13 @@ pub struct Answer {
     pub answered: usize,
     /// Every node asked answered, and nobody held more than it sent.
     pub complete: bool,
-    /// Adverts that exist under the key, filter aside, as the best informed holder reckons.
+    /// Rows that exist, as the best informed holders reckon: of a full replica all under the key, filter aside; of the index
+    /// those that fit.
     pub estimated_total: usize,
+    /// Share of these that was looked at, 0 to 1.
+    pub coverage: f64,
+    /// Keys that were asked.
+    pub keys: Vec<KeyAsked>,
     /// Age of the oldest row.
     pub oldest_age: Option<Duration>,
     /// From the question to the answer.
@@ -159,8 +205,29 @@ pub struct Find {
     most_held: usize,
 }
 
-/// Round trips by node.
-pub type Rtts = BTreeMap<NodeId, Option<Duration>>;
+/// How near nodes are.
+#[derive(Clone, Debug, Default)]
+pub struct Rtts {
+    /// The connected ones, with what was measured.
+    pub measured: BTreeMap<NodeId, Option<Duration>>,
+    /// This node's own place.
+    pub here: Option<Coord>,
+}
+
+impl Rtts {
+    /// What was measured.
+    pub fn get(&self, node: &NodeId) -> Option<Duration> {
+        self.measured.get(node).copied().flatten()
+    }
+
+    /// What is expected, and the error: for a host that says where it is.
+    pub fn expected(&self, advert: &Advert) -> Option<(Duration, Duration)> {
+        let Body::Host(HostOffer { coord: Some(there), .. }) = &advert.body else {
+            return None;
+        };
+        crate::coords::expected(&self.here?, there)
+    }
+}
 
 impl Find {
     /// Begins at `started`; fetching ends at `fetch_by`.
@@ -200,8 +267,7 @@ impl Find {
                 self.waiting.push(*node);
             }
         }
-        self.waiting
-            .sort_by_key(|n| rtts.get(n).copied().flatten().unwrap_or(Duration::MAX));
+        self.waiting.sort_by_key(|n| rtts.get(n).unwrap_or(Duration::MAX));
     }
 
     /// The network said all that it knows about who is nearest.
@@ -261,6 +327,12 @@ impl Find {
             }
         }
         let known = all.len();
+        let asked_key = KeyAsked {
+            cell: Cell::whole(self.query.namespace.clone()),
+            answered: answered > 0,
+            estimate: known.max(self.most_held),
+            rows: known,
+        };
         let dead = all.values().filter(|(h, _)| h.advert.body.is_gone()).count();
         let rows = find(all.into_values(), &self.query, rtts, now);
         Answer {
@@ -270,6 +342,12 @@ impl Find {
             answered: 1 + answered,
             complete: everyone && self.most_held <= known,
             estimated_total: known.max(self.most_held) - dead,
+            coverage: {
+                let by_node = (1 + answered) as f64 / (1 + self.asked.len()) as f64;
+                let by_row = known.max(1) as f64 / known.max(self.most_held).max(1) as f64;
+                by_node.min(by_row)
+            },
+            keys: vec![asked_key],
             took: now.saturating_duration_since(self.started),
         }
     }
@@ -283,13 +361,23 @@ pub fn find<'a>(all: impl Iterator<Item = (&'a Held, Source)>, query: &Query, rt
         .map(|(h, source)| Row {
             advert: h.advert.clone(),
             age: h.age(now),
-            rtt: rtts.get(&h.advert.node).copied().flatten(),
+            rtt: rtts.get(&h.advert.node),
+            expected: rtts
+                .get(&h.advert.node)
+                .map_or_else(|| rtts.expected(&h.advert), |_| None),
             source,
         })
         .filter(|r| f.max_age.is_none_or(|m| r.age <= m))
-        .filter(|r| f.max_rtt.is_none_or(|m| r.rtt.is_some_and(|t| t <= m)))
+        .filter(|r| f.max_rtt.is_none_or(|m| r.nearness().is_some_and(|t| t <= m)))
         .collect();
-    rows.sort_by_key(|r| (r.rtt.unwrap_or(Duration::MAX), r.age, r.advert.node, r.advert.slot()));
+    rows.sort_by_key(|r| {
+        (
+            r.nearness().unwrap_or(Duration::MAX),
+            r.age,
+            r.advert.node,
+            r.advert.slot(),
+        )
+    });
     rows.truncate(query.limit);
     rows
 }

@@ -1,20 +1,20 @@
 //! Full replicas: every member of a mesh of up to [`crate::defaults::REPLICA_NODES`] nodes holds every advert.
 //!
 //! News is pushed: its node tells eight neighbours, each that had not heard it tells four more. What pushing missed is
-//! found by comparing with one random neighbour each half minute, and with each new neighbour when it appears: sums of
+//! found by comparing with one random neighbour each half minute (less and less often while nothing differs), and with each new neighbour when it appears: sums of
 //! hashes in 256 buckets, then what is in the buckets that differ, then the adverts themselves, both ways.
 //!
 //! Invariant: one comparison at a time, of a bounded number of rounds.
 
 use crate::{
-    defaults::{NEIGHBOURS, PUSH_FOREIGN, PUSH_OWN, PUSH_RENEWAL, SYNC_EVERY, SYNC_QUEUE, SYNC_ROUNDS},
+    defaults::{NEIGHBOURS, PUSH_FOREIGN, PUSH_OWN, PUSH_RENEWAL, SYNC_CALM_MAX, SYNC_EVERY, SYNC_QUEUE, SYNC_ROUNDS},
     index,
     rng::Rng,
     store::{AdvertStore, Subject},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use wire::{
     NodeId,
@@ -48,6 +48,10 @@ pub struct Replica {
     neighbours: Vec<NodeId>,
     fresh: VecDeque<NodeId>,
     next: Instant,
+    /// Pause after the present comparison: longer each time that nothing differed.
+    pause: Duration,
+    /// There was news since the last look at the clock.
+    stirred: bool,
     exchange: Option<Exchange>,
     rng: Rng,
     completed: u64,
@@ -61,6 +65,8 @@ impl Replica {
             neighbours: Vec::new(),
             fresh: VecDeque::new(),
             next,
+            pause: SYNC_EVERY,
+            stirred: false,
             exchange: None,
             rng,
             completed: 0,
@@ -81,6 +87,16 @@ impl Replica {
         new
     }
 
+    /// This node was away: compares with two neighbours at once, and as often as at the start.
+    pub fn look_again(&mut self, now: Instant) {
+        (self.pause, self.next) = (SYNC_EVERY, now + SYNC_EVERY);
+        for node in self.rng.pick(&self.neighbours, 2) {
+            if self.fresh.len() < SYNC_QUEUE && !self.fresh.contains(&node) {
+                self.fresh.push_back(node);
+            }
+        }
+    }
+
     /// Connected peers.
     pub fn neighbours(&self) -> &[NodeId] {
         &self.neighbours
@@ -88,6 +104,7 @@ impl Replica {
 
     /// Whom to tell of a change of our own.
     pub fn push_own(&mut self) -> Vec<NodeId> {
+        self.stirred = true;
         self.rng.pick(&self.neighbours, PUSH_OWN)
     }
 
@@ -99,19 +116,24 @@ impl Replica {
             .copied()
             .filter(|n| *n != source && *n != node)
             .collect();
+        self.stirred |= !renewal;
         self.rng
             .pick(&others, if renewal { PUSH_RENEWAL } else { PUSH_FOREIGN })
     }
 
     /// Begins a comparison if one is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if std::mem::take(&mut self.stirred) {
+            self.pause = SYNC_EVERY;
+            self.next = self.next.min(now + SYNC_EVERY);
+        }
         if self.exchange.is_some() {
             return;
         }
         let peer = match self.fresh.pop_front() {
             Some(peer) => Some(peer),
             None if self.next <= now => {
-                self.next = now + SYNC_EVERY.mul_f64(0.9 + 0.2 * self.rng.unit());
+                self.next = now + self.pause.mul_f64(0.9 + 0.2 * self.rng.unit());
                 self.rng.pick(&self.neighbours, 1).first().copied()
             }
             None => None,
@@ -170,6 +192,12 @@ impl Replica {
         let gives = ours.filter(|s| have.get(&(s.node, s.slot)).is_none_or(|seq| *seq < s.seq));
         let gives: Vec<Subject> = gives.map(|s| (s.node, s.slot)).collect();
         let peer = x.peer;
+        let same = buckets.is_empty() && then.is_none();
+        self.pause = if same {
+            (self.pause * 2).min(SYNC_CALM_MAX)
+        } else {
+            SYNC_EVERY
+        };
         self.go_on(wants, then);
         Some((peer, gives))
     }

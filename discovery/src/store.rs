@@ -4,14 +4,17 @@
 //! (node, slot) only the highest sequence is held, and no lower one is taken again while it could still pass as alive;
 //! what is held lapses by the monotonic clock whatever the wall clock does; every bound of [`crate::defaults`] holds.
 
-use crate::defaults::{CLOCK_SKEW, FLOORS_TOTAL, STORE_PER_NODE, STORE_TOTAL};
+use crate::{
+    cells::Cells,
+    defaults::{CLOCK_SKEW, CONFIRM_STEP, FLOORS_TOTAL, STORE_PER_NODE, STORE_TOTAL, VOUCHED},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 use wire::{
     NodeId, Signed, UnixMillis,
-    advert::{Advert, AdvertError, Carried, IndexKey, Slot, StoreAnswer},
+    advert::{Advert, AdvertError, Body, Carried, IndexKey, Slot, StoreAnswer},
 };
 
 /// Identity of an advert.
@@ -121,7 +124,7 @@ pub struct Held {
     pub advert: Advert,
     /// As it came.
     pub signed: Signed<Advert>,
-    /// When its node signed it, reckoned by carriers' ages; on our monotonic clock.
+    /// When its node signed it, or was last known to stand by it, reckoned by carriers' ages; on our monotonic clock.
     born: Born,
     /// When it lapses.
     pub expires: Instant,
@@ -137,9 +140,15 @@ struct Born {
 }
 
 impl Held {
-    /// Since its node signed it.
+    /// Since its node signed it, or was last known to stand by it.
     pub fn age(&self, now: Instant) -> Duration {
         self.born.age + now.saturating_duration_since(self.born.received)
+    }
+
+    /// When it lapses if its node stood by it so long ago.
+    fn end(&self, age: Duration, now: Instant) -> Instant {
+        let ttl = Duration::from_secs(self.advert.ttl_s.into());
+        (now + ttl.saturating_sub(age)).min(self.forget)
     }
 
     /// Ready to be passed on.
@@ -151,10 +160,16 @@ impl Held {
         }
     }
 
-    /// A renewal: nothing but sequence and time differ.
+    /// Nothing but sequence, time and the place in the network differ.
     fn says_the_same(&self, other: &Self) -> bool {
         let (a, b) = (&self.advert, &other.advert);
-        (&a.name, &a.addrs, &a.body) == (&b.name, &b.addrs, &b.body)
+        (&a.name, &a.addrs) == (&b.name, &b.addrs) && steady(&a.body, &b.body, false) == b.body
+    }
+
+    /// A renewal: besides, only figures differ that move all the time.
+    fn is_renewed_by(&self, other: &Self) -> bool {
+        let (a, b) = (&self.advert, &other.advert);
+        (&a.name, &a.addrs) == (&b.name, &b.addrs) && steady(&a.body, &b.body, true) == b.body
     }
 
     /// Its subject.
@@ -163,15 +178,18 @@ impl Held {
     }
 }
 
+/// How a signed advert is opened: [`Advert::open`]. A simulation of thousands of nodes may remember what it opened.
+pub type Open = fn(&Signed<Advert>) -> Result<Advert, AdvertError>;
+
 /// Checks everything about an advert that does not depend on what is held: bound, signature, signer, fields, time.
-pub fn check(carried: &Carried, now: Instant, wall: UnixMillis) -> Result<Held, Refusal> {
-    let advert = Advert::open(&carried.advert)?;
+pub fn check(open: Open, carried: &Carried, now: Instant, wall: UnixMillis) -> Result<Held, Refusal> {
+    let advert = open(&carried.advert)?;
     if advert.issued.since(wall) > CLOCK_SKEW {
         return Err(Refusal::Future);
     }
     let ttl = Duration::from_secs(advert.ttl_s.into());
     let age = Duration::from_millis(carried.age_ms.into());
-    let last = advert.issued.plus(ttl + CLOCK_SKEW).since(wall);
+    let last = advert.issued.plus(ttl.max(VOUCHED) + CLOCK_SKEW).since(wall);
     let left = ttl.saturating_sub(age).min(last);
     if left.is_zero() {
         return Err(Refusal::Expired);
@@ -183,6 +201,22 @@ pub fn check(carried: &Carried, now: Instant, wall: UnixMillis) -> Result<Held, 
         forget: now + last,
         advert,
     })
+}
+
+/// `old` with `new`'s place, and with its figures of load and room too.
+fn steady(old: &Body, new: &Body, figures: bool) -> Body {
+    match (old, new) {
+        (Body::Host(a), Body::Host(b)) => {
+            let mut h = a.clone();
+            h.coord = b.coord;
+            if figures {
+                (h.load1_x100, h.disk_free) = (b.load1_x100, b.disk_free);
+                h.forecast.clone_from(&b.forecast);
+            }
+            Body::Host(h)
+        }
+        _ => old.clone(),
+    }
 }
 
 /// What changed in the store.
@@ -221,13 +255,23 @@ pub struct AdvertStore {
     floors_by_end: BTreeSet<(Instant, Subject)>,
     refused: BTreeMap<Refusal, u64>,
     changes: Vec<Change>,
+    /// What is filed here for others in the index.
+    pub cells: Cells,
+    open: Open,
 }
 
 impl AdvertStore {
     /// An empty store of the node `me`, whose own adverts are never given up for others.
     pub fn new(me: NodeId) -> Self {
+        Self::with(me, Advert::open)
+    }
+
+    /// As [`AdvertStore::new`], with another way to open adverts.
+    pub fn with(me: NodeId, open: Open) -> Self {
         Self {
             me,
+            cells: Cells::default(),
+            open,
             rows: BTreeMap::new(),
             by_key: BTreeMap::new(),
             by_end: BTreeSet::new(),
@@ -254,8 +298,74 @@ impl AdvertStore {
         if self.holds(&carried.advert) {
             return Ok(Accepted::Already);
         }
-        let held = check(carried, now, wall)?;
+        let held = self.check(carried, now, wall)?;
         self.admit(held, now)
+    }
+
+    /// See [`check`].
+    pub fn check(&self, carried: &Carried, now: Instant, wall: UnixMillis) -> Result<Held, Refusal> {
+        check(self.open, carried, now, wall)
+    }
+
+    /// As [`AdvertStore::check`], without checking what is held as it is.
+    pub fn opened(&self, carried: &Carried, now: Instant, wall: UnixMillis) -> Result<Held, Refusal> {
+        let node = NodeId(carried.advert.signer().0);
+        match self.of_node(node).find(|h| h.signed == carried.advert) {
+            Some(held) if held.expires > now => Ok(held.clone()),
+            _ => self.check(carried, now, wall),
+        }
+    }
+
+    /// A node stood by what it said so long ago: that lives on from then, as long as it could be passed on.
+    pub fn confirm(&mut self, node: NodeId, age: Duration, now: Instant) {
+        let alive = self.of_node(node).filter(|h| !h.advert.body.is_gone());
+        let later = alive.map(|h| (h.subject(), h.end(age, now), h.expires));
+        let later: Vec<_> = later.filter(|(_, end, was)| *end >= *was + CONFIRM_STEP).collect();
+        for (subject, end, _) in later {
+            self.prolong(&subject, age, end, now);
+        }
+    }
+
+    /// What is held came once more: its carrier may know later of its node.
+    pub fn vouch(&mut self, carried: &Carried, now: Instant) {
+        let (node, age) = (
+            NodeId(carried.advert.signer().0),
+            Duration::from_millis(carried.age_ms.into()),
+        );
+        let same = self
+            .of_node(node)
+            .find(|h| h.signed == carried.advert && !h.advert.body.is_gone());
+        let later = same.map(|h| (h.subject(), h.end(age, now), h.expires));
+        // The way here makes every age a little too small.
+        if let Some((subject, end, _)) = later.filter(|(_, end, was)| *end >= *was + CONFIRM_STEP) {
+            self.prolong(&subject, age, end, now);
+        }
+    }
+
+    fn prolong(&mut self, subject: &Subject, age: Duration, end: Instant, now: Instant) {
+        if let Some(held) = self.rows.get_mut(subject) {
+            self.by_end.remove(&(held.expires, *subject));
+            (held.born, held.expires) = (Born { received: now, age }, end);
+            self.by_end.insert((end, *subject));
+        }
+    }
+
+    /// What was held of a node and may not come again as it was.
+    pub fn lapsed(&self, node: NodeId) -> impl Iterator<Item = Subject> + '_ {
+        let floors = self.floors.range((node, Slot::Host)..).map(|(s, _)| *s);
+        floors.take_while(move |s| s.0 == node)
+    }
+
+    /// When the first advert of another node than `me` lapses.
+    pub fn first_end(&self, me: NodeId) -> Option<Instant> {
+        let live = |s: &Subject| self.rows.get(s).is_some_and(|h| !h.advert.body.is_gone());
+        self.by_end.iter().find(|(_, s)| s.0 != me && live(s)).map(|e| e.0)
+    }
+
+    /// What lapses before `by`, tombstones not.
+    pub fn ending(&self, by: Instant) -> impl Iterator<Item = Subject> + '_ {
+        let ending = self.by_end.iter().take_while(move |(end, _)| *end <= by).map(|e| e.1);
+        ending.filter(|s| self.rows.get(s).is_some_and(|h| !h.advert.body.is_gone()))
     }
 
     /// Exactly these bytes are held.
@@ -274,7 +384,8 @@ impl AdvertStore {
             return Err(Refusal::OldSeq);
         }
         let old = self.rows.get(&subject);
-        let renewed = old.is_some_and(|o| o.says_the_same(&held));
+        let renewed = old.is_some_and(|o| o.is_renewed_by(&held));
+        let same = old.is_some_and(|o| o.says_the_same(&held));
         let ended_live = old.is_some_and(|o| !o.advert.body.is_gone()) && held.advert.body.is_gone();
         if old.is_none() {
             self.make_room(subject.0, now)?;
@@ -282,10 +393,11 @@ impl AdvertStore {
         self.remove(&subject);
         self.drop_floor(&subject);
         let gone = held.advert.body.is_gone();
+        self.cells.moved(&subject, Some(&held.advert));
         self.insert(held);
         if ended_live {
             self.changes.push(Change::Withdrawn(subject));
-        } else if !gone && !renewed {
+        } else if !gone && !same {
             self.changes.push(Change::Advert(subject));
         }
         Ok(if renewed { Accepted::Renewed } else { Accepted::New })
@@ -366,6 +478,7 @@ impl AdvertStore {
     /// Removes a row and remembers its sequence while a replay could pass.
     fn lapse(&mut self, subject: &Subject, now: Instant) {
         let Some(held) = self.remove(subject) else { return };
+        self.cells.moved(subject, None);
         if held.forget <= now {
             return;
         }
@@ -395,6 +508,22 @@ impl AdvertStore {
         }
         while let Some((_, subject)) = self.floors_by_end.first().copied().filter(|(end, _)| *end <= now) {
             self.drop_floor(&subject);
+        }
+    }
+
+    /// The machine slept while the wall clock went on: what others said before and would be too old to take now is gone.
+    pub fn handle_slept(&mut self, wall: UnixMillis) {
+        let over = |h: &Held| {
+            let ttl = Duration::from_secs(h.advert.ttl_s.into());
+            h.advert.node != self.me && h.advert.issued.plus(ttl + CLOCK_SKEW).since(wall).is_zero()
+        };
+        let old: Vec<Subject> = self.rows.values().filter(|h| over(h)).map(Held::subject).collect();
+        for subject in old {
+            let gone = self.remove(&subject).is_some_and(|h| h.advert.body.is_gone());
+            self.cells.moved(&subject, None);
+            if !gone {
+                self.changes.push(Change::Lapsed(subject));
+            }
         }
     }
 

@@ -36,6 +36,9 @@ async fn node(n: u8, bootstrap: Vec<String>) -> Node {
         bootstrap: bootstrap.iter().map(|a| a.parse().unwrap()).collect(),
         peer_book: dir.path().join("peers.json"),
         mdns: false,
+        relay: overlay::relay::Settings::default(),
+        port_mapping: false,
+        web_port: None,
         agent: "lanline/test".into(),
     };
     let (overlay, mut events) = Overlay::start(config).await.unwrap();

@@ -1,25 +1,36 @@
-//! Discovery of one node, whole and pure: store, publisher, replica and finds, joined and driven by five verbs.
+//! Discovery of one node, whole and pure: store, publisher, replica, index, routing and finds, joined and driven by five
+//! verbs.
 //!
 //! After any `handle_*` or command: drain [`Engine::poll_transmit`] and [`Engine::poll_event`], then wake at
 //! [`Engine::poll_timeout`]. `now` never goes back; `wall` may jump.
 
+mod company;
+mod indexing;
+mod lookups;
+mod rejoin;
 mod replies;
 mod types;
 
 use crate::{
+    coords::Place,
     defaults::{
         CALL_DEADLINE, CALLS, DIGEST_WINDOW, DIGESTS, EVENTS, FETCH_SHARE, FIND_DEADLINE_MAX, FIND_DEADLINE_MIN, FINDS,
-        HOLDERS, NEIGHBOURS, PUSH_GATHER, PUSH_MAX_AGE, REPLICA_NODES, REPLICA_NODES_BACK, RESOLVE_DEADLINE,
+        HOLDERS, INDEX_NODES, INDEX_NODES_BACK, NEIGHBOURS, PUSH_GATHER, PUSH_MAX_AGE, REPLICA_NODES,
+        REPLICA_NODES_BACK,
     },
     index::{self, Mode, View},
+    kad::Table,
     outbox::Outbox,
+    placer::Placer,
     publisher::{PublishError, Publisher, Want},
     query::{self, Find, Query, Row, Rtts, Source},
     replica::Replica,
     rng::Rng,
-    router::{Contacts, Router},
-    store::{Accepted, AdvertStore, Change, Refusal, Subject},
+    router::Router,
+    search::{self, Search},
+    store::{Accepted, AdvertStore, Change, Open, Refusal, Subject},
 };
+pub use lookups::LookupFigures;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
@@ -27,7 +38,8 @@ use std::{
 pub use types::{Busy, Ended, Event, FindId, Reason, Stats, Token, Transmit};
 use wire::{
     Name, NodeId, NodeKey, UnixMillis,
-    advert::{Body, IndexCall, IndexKey, IndexReply, MAX_CALL_BYTES, MAX_GET, Slot},
+    advert::{Advert, Body, IndexCall, IndexReply, MAX_CALL_BYTES, MAX_GET, Slot},
+    cell::Cell,
     codec,
 };
 
@@ -36,13 +48,36 @@ enum Purpose {
     Store(Vec<(Subject, u64)>),
     Sync,
     Get(FindId),
-    ResolveKey(IndexKey),
-    ResolveFind(FindId),
+    Near(u64),
+    Peek,
+    Lapse,
+    Place(Slot, Vec<Cell>),
+    Probe(Cell),
+    /// With the order asked for.
+    Ask(FindId, Cell, u64),
+}
+
+/// Sizes of the mesh at which it changes how it finds things. Other than the default only in simulations.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Above, adverts are filed in cells; at or below the second, no longer.
+    pub index: (usize, usize),
+    /// Above, a node no longer holds everything; at or below the second, again.
+    pub replica: (usize, usize),
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            index: (INDEX_NODES, INDEX_NODES_BACK),
+            replica: (REPLICA_NODES, REPLICA_NODES_BACK),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Pending {
-    to: Option<NodeId>,
+    to: NodeId,
     purpose: Purpose,
     ends: Instant,
 }
@@ -52,12 +87,23 @@ struct Pending {
 pub struct Engine {
     me: NodeId,
     store: AdvertStore,
-    contacts: Contacts,
+    contacts: Table,
+    lookups: lookups::Lookups,
+    placer: Placer,
+    searches: BTreeMap<FindId, Search>,
+    sizes: Sizes,
+    /// Adverts are filed in cells.
+    indexing: bool,
+    place: Place,
+    /// Where this node can be dialled, as others are told.
+    addrs: Vec<String>,
     publisher: Publisher,
     replica: Replica,
     outbox: Outbox,
     mode: Mode,
     rtts: Rtts,
+    rejoin: rejoin::Rejoin,
+    company: company::Company,
     finds: BTreeMap<FindId, Find>,
     calls: BTreeMap<Token, Pending>,
     call_ends: BTreeSet<(Instant, Token)>,
@@ -74,16 +120,31 @@ pub struct Engine {
 impl Engine {
     /// A node that knows nobody. `floor` is the persisted sequence floor, `seed` makes its choices.
     pub fn new(now: Instant, key: NodeKey, floor: u64, seed: u64) -> Self {
+        Self::with(now, key, (floor, seed), Sizes::default(), Advert::open)
+    }
+
+    /// As [`Engine::new`], with other sizes and another way to open adverts: for simulations.
+    pub fn with(now: Instant, key: NodeKey, (floor, seed): (u64, u64), sizes: Sizes, open: Open) -> Self {
         let mut rng = Rng::new(seed);
+        let me = key.node_id();
         Self {
-            me: key.node_id(),
-            store: AdvertStore::new(key.node_id()),
-            contacts: Contacts::default(),
+            me,
+            store: AdvertStore::with(me, open),
+            contacts: Table::new(me, now),
+            lookups: lookups::Lookups::new(Rng::new(rng.u64())),
+            placer: Placer::default(),
+            searches: BTreeMap::new(),
+            sizes,
+            indexing: false,
+            place: Place::new(rng.unit() * std::f64::consts::TAU),
+            addrs: Vec::new(),
             publisher: Publisher::new(now, key, floor, Rng::new(rng.u64())),
             replica: Replica::new(now, Rng::new(rng.u64())),
             outbox: Outbox::default(),
             mode: Mode::Replica,
-            rtts: Rtts::new(),
+            rtts: Rtts::default(),
+            rejoin: rejoin::Rejoin::default(),
+            company: company::Company::default(),
             finds: BTreeMap::new(),
             calls: BTreeMap::new(),
             call_ends: BTreeSet::new(),
@@ -104,6 +165,7 @@ impl Engine {
 
     /// See [`Publisher::set_profile`].
     pub fn set_profile(&mut self, now: Instant, wall: UnixMillis, name: Option<Name>, addrs: Vec<String>) {
+        self.addrs = crate::kad::plain_addrs(&addrs);
         self.publisher.set_profile(now, name, addrs);
         self.turn(now, wall);
     }
@@ -129,22 +191,29 @@ impl Engine {
 
     /// Nothing of ours waits to be signed or sent.
     pub fn is_settled(&self) -> bool {
-        self.publisher.is_settled() && self.outbox.is_empty()
+        self.publisher.is_settled() && self.outbox.is_empty() && self.placer.is_settled()
     }
 
     /// Begins a find; its [`Event::Answer`] comes within `deadline`, of which [`FETCH_SHARE`] is for fetching.
     pub fn find(&mut self, now: Instant, wall: UnixMillis, query: Query, deadline: Duration) -> Result<FindId, Busy> {
-        if self.finds.len() >= FINDS {
+        if self.finds.len() + self.searches.len() >= FINDS {
             return Err(Busy);
         }
         let within = deadline
             .clamp(FIND_DEADLINE_MIN, FIND_DEADLINE_MAX)
             .mul_f64(FETCH_SHARE);
-        let mut find = Find::new(query, now, now + within);
-        find.add_candidates(self.me, &self.contacts.closest(find.key(), HOLDERS), &self.rtts);
         let id = FindId(self.fresh_number());
-        self.resolve(now, find.key(), within, Purpose::ResolveFind(id));
-        self.finds.insert(id, find);
+        if self.mode == Mode::Index {
+            let wanted = search::wanted(&query.filter, self.place.known());
+            let rng = Rng::new(self.rng.u64());
+            self.searches
+                .insert(id, Search::new(query, wanted, now, now + within, rng));
+        } else {
+            let mut find = Find::new(query, now, now + within);
+            find.add_candidates(self.me, &self.contacts.closest(find.key(), HOLDERS), &self.rtts);
+            self.look_up_key(now, find.key(), now + within, lookups::For::Find(id));
+            self.finds.insert(id, find);
+        }
         self.turn(now, wall);
         Ok(id)
     }
@@ -152,6 +221,7 @@ impl Engine {
     /// Nobody waits for this find any more.
     pub fn cancel(&mut self, id: FindId) {
         self.finds.remove(&id);
+        self.searches.remove(&id);
     }
 
     /// Everything held that is alive, nearest first.
@@ -170,26 +240,41 @@ impl Engine {
 
     /// The connected peers, all of them, with their round trips where measured.
     pub fn handle_neighbours(&mut self, now: Instant, wall: UnixMillis, peers: &[(NodeId, Option<Duration>)]) {
-        self.rtts = peers
+        self.rtts.measured = peers
             .iter()
             .copied()
             .filter(|(n, _)| *n != self.me)
             .take(NEIGHBOURS)
             .collect();
-        let nodes: Vec<NodeId> = self.rtts.keys().copied().collect();
+        self.learn_place();
+        let nodes: Vec<NodeId> = self.rtts.measured.keys().copied().collect();
+        self.watch_peers(now, self.replica.neighbours().len(), nodes.len());
+        let alone = self.contacts.is_empty();
         for node in self.replica.handle_neighbours(&nodes) {
             self.contacts.on_contact(node);
+            if alone {
+                self.contacts.refresh_soon(now);
+            }
             self.publisher.handle_contact(now, node, &self.contacts);
+            self.miss(node);
         }
+        self.meet(now);
         self.turn(now, wall);
     }
 
-    /// Answers a call on `/lanline/index/1`; empty if the answer cannot be encoded, which no answer is.
+    /// Answers a call on `/lanline/index/2`; empty if the answer cannot be encoded, which no answer is.
     pub fn handle_call(&mut self, now: Instant, wall: UnixMillis, from: NodeId, bytes: &[u8]) -> Vec<u8> {
         self.contacts.on_contact(from);
-        let reply = match codec::decode::<IndexCall>(bytes, MAX_CALL_BYTES) {
+        let call = codec::decode::<IndexCall>(bytes, MAX_CALL_BYTES);
+        if let Ok(IndexCall::Near { addrs, .. }) = &call {
+            self.contacts.note(from, addrs);
+        }
+        let reply = match call {
             Ok(IndexCall::Digest { .. }) if !self.may_compare(now, from) => IndexReply::Refused,
             Ok(call) => {
+                if matches!(&call, IndexCall::Pull { wants } if wants.iter().any(|w| w.0 == self.me)) {
+                    self.publisher.handle_asked(now);
+                }
                 let mut view = View {
                     me: self.me,
                     store: &mut self.store,
@@ -228,7 +313,10 @@ impl Engine {
             if subject.0 == self.me {
                 let advert = held.advert.clone();
                 self.publisher.handle_own(&advert, now);
-            } else if self.mode == Mode::Replica && held.age(now) <= PUSH_MAX_AGE {
+            } else if self.mode == Mode::Replica
+                && held.age(now) <= PUSH_MAX_AGE
+                && !(*how == Accepted::Renewed && self.is_told_to_all(now, source, subject.0))
+            {
                 for to in self.replica.push_foreign(source, subject.0, *how == Accepted::Renewed) {
                     self.outbox.enqueue(now, to, *subject, PUSH_GATHER);
                 }
@@ -276,13 +364,23 @@ impl Engine {
         } else {
             None
         };
+        let search = self.searches.values().map(Search::poll_timeout).min();
         let all = [
             (self.finds.values().map(Find::fetch_by).min(), Reason::Find),
+            (search, Reason::Find),
             (self.call_ends.first().map(|e| e.0), Reason::Call),
             (self.publisher.poll_timeout(), Reason::Publish),
+            (self.lookups.poll_timeout(), Reason::Lookup),
+            (self.refresh_due(), Reason::Lookup),
+            (self.rejoin.due(), Reason::Lookup),
+            (
+                self.placer.poll_timeout().filter(|_| self.lookups.has_room()),
+                Reason::Publish,
+            ),
             (push, Reason::Push),
             (sync, Reason::Sync),
             (self.store.poll_timeout(), Reason::Lapse),
+            (self.lapse_due(), Reason::Lapse),
         ];
         all.into_iter().filter_map(|(at, why)| Some((at?, why))).min()
     }
@@ -291,9 +389,13 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         Stats {
             adverts: self.store.len(),
-            nodes: self.store.nodes(),
+            nodes: self.nodes(),
             mode: self.mode,
-            neighbours: self.rtts.len(),
+            indexing: self.indexing,
+            cells: self.store.cells.len(),
+            contacts: self.contacts.len(),
+            place: self.place.known(),
+            neighbours: self.rtts.measured.len(),
             refused: Refusal::ALL
                 .iter()
                 .map(|r| (r.word(), self.store.refused(*r)))
@@ -308,11 +410,10 @@ impl Engine {
     /// Lets every machine do what it can now.
     fn turn(&mut self, now: Instant, wall: UnixMillis) {
         self.store.handle_timeout(now);
-        self.mode = match (self.mode, self.store.nodes()) {
-            (Mode::Replica, n) if n > REPLICA_NODES => Mode::Index,
-            (Mode::Index, n) if n <= REPLICA_NODES_BACK => Mode::Replica,
-            (mode, _) => mode,
-        };
+        self.watch_clock(now, wall);
+        self.judge_size(now);
+        self.judge_company(now);
+        self.ask_before_lapse(now);
         self.publisher.handle_timeout(now, wall);
         while let Some(want) = self.publisher.poll() {
             self.do_want(now, wall, want);
@@ -324,7 +425,18 @@ impl Engine {
                 self.call(now, to, &call, CALL_DEADLINE, Purpose::Sync);
             }
         }
-        self.send_finds(now);
+        // A look-up that is over at once sets others to work.
+        for _ in 0..4 {
+            let before = (self.next, self.lookups.begun(), self.events.len());
+            self.send_placer(now);
+            self.refresh_table(now);
+            self.send_lookups(now);
+            self.send_finds(now);
+            self.send_searches(now);
+            if before == (self.next, self.lookups.begun(), self.events.len()) {
+                break;
+            }
+        }
         self.tell_changes(now);
     }
 
@@ -333,15 +445,20 @@ impl Engine {
             Want::Signed(carried) => {
                 let slot = wire::advert::Advert::open(&carried.advert).map(|a| a.slot());
                 let stored = self.store.store(&carried, now, wall);
-                let (Ok(slot), Ok(_), Mode::Replica) = (slot, stored, self.mode) else {
+                let (Ok(slot), Ok(_)) = (slot, stored) else { return };
+                self.file(now, slot);
+                if self.mode == Mode::Index {
                     return;
-                };
+                }
+                if self.publisher.tells_everybody() && self.is_whole(now) {
+                    return;
+                }
                 for to in self.replica.push_own() {
                     self.outbox.enqueue(now, to, (self.me, slot), PUSH_GATHER);
                 }
             }
             Want::Persist(floor) => self.out.push_back(Transmit::Persist { floor }),
-            Want::Resolve(key) => self.resolve(now, key, RESOLVE_DEADLINE, Purpose::ResolveKey(key)),
+            Want::Resolve(key) => self.resolve(now, key),
             Want::Send(to, slot) => self.outbox.enqueue(now, to, (self.me, slot), PUSH_GATHER),
         }
     }
@@ -416,17 +533,21 @@ impl Engine {
                     slot,
                     why: Ended::Withdrawn,
                 },
-                Change::Lapsed((node, slot)) => Event::Gone {
-                    node,
-                    slot,
-                    why: Ended::Lapsed,
-                },
+                Change::Lapsed((node, slot)) => {
+                    self.note_lost((node, slot));
+                    Event::Gone {
+                        node,
+                        slot,
+                        why: Ended::Lapsed,
+                    }
+                }
                 Change::Advert(subject) => {
                     let Some(held) = self.store.get(&subject) else { continue };
                     Event::Changed(Box::new(Row {
                         advert: held.advert.clone(),
                         age: held.age(now),
-                        rtt: self.rtts.get(&subject.0).copied().flatten(),
+                        rtt: self.rtts.get(&subject.0),
+                        expected: self.rtts.expected(&held.advert),
                         source: Source::Local,
                     }))
                 }
@@ -444,30 +565,39 @@ impl Engine {
         self.next
     }
 
-    fn pend(&mut self, to: Option<NodeId>, ends: Instant, purpose: Purpose) -> Token {
+    fn pend(&mut self, to: NodeId, ends: Instant, purpose: Purpose) -> Token {
         let token = Token(self.fresh_number());
         self.calls.insert(token, Pending { to, purpose, ends });
         self.call_ends.insert((ends, token));
         token
     }
 
-    fn resolve(&mut self, now: Instant, key: IndexKey, within: Duration, purpose: Purpose) {
-        let token = self.pend(None, now + within, purpose);
-        self.out.push_back(Transmit::Resolve {
-            token,
-            key,
-            n: HOLDERS,
-            within,
-        });
+    fn call(&mut self, now: Instant, to: NodeId, call: &IndexCall, within: Duration, purpose: Purpose) {
+        let addrs = self.contacts.addrs(to);
+        self.call_at(now, (to, addrs), call, within, purpose);
     }
 
-    fn call(&mut self, now: Instant, to: NodeId, call: &IndexCall, within: Duration, purpose: Purpose) {
-        let token = self.pend(Some(to), now + within, purpose);
+    fn call_at(
+        &mut self,
+        now: Instant,
+        (to, addrs): (NodeId, Vec<String>),
+        call: &IndexCall,
+        within: Duration,
+        purpose: Purpose,
+    ) {
+        // Who is connected is where it is, whatever others say.
+        let addrs = if self.rtts.measured.contains_key(&to) {
+            Vec::new()
+        } else {
+            addrs
+        };
+        let token = self.pend(to, now + within, purpose);
         match codec::encode(call) {
             Ok(bytes) if bytes.len() <= MAX_CALL_BYTES => {
                 self.out.push_back(Transmit::Call {
                     token,
                     to,
+                    addrs,
                     bytes,
                     within,
                 });

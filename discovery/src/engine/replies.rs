@@ -4,12 +4,14 @@ use super::{Engine, FindId, Pending, Purpose, Token};
 use crate::{
     index::{self, Mode, View},
     router::Router,
-    store::{Held, Refusal, Subject, check},
+    store::{Held, Refusal, Subject},
 };
 use std::time::Instant;
 use wire::{
     NodeId, UnixMillis,
-    advert::{Carried, IndexKey, IndexReply, MAX_GET, MAX_PULL, MAX_REPLY_BYTES, MAX_SUMMARIES, StoreAnswer},
+    advert::{
+        Carried, IndexKey, IndexReply, MAX_CONTACTS, MAX_GET, MAX_PULL, MAX_REPLY_BYTES, MAX_SUMMARIES, StoreAnswer,
+    },
     codec,
 };
 
@@ -20,20 +22,10 @@ impl Engine {
         match reply {
             None | Some(IndexReply::Refused) => self.fail(now, token),
             Some(reply) => {
-                if let Some(pending) = self.take_pending(token)
-                    && let Some(from) = pending.to
-                {
-                    self.answered(now, wall, from, pending.purpose, reply);
+                if let Some(pending) = self.take_pending(token) {
+                    self.answered(now, wall, pending.to, pending.purpose, reply);
                 }
             }
-        }
-        self.turn(now, wall);
-    }
-
-    /// The nodes nearest to a key, as the network found them; fewer or none if it failed.
-    pub fn handle_resolved(&mut self, now: Instant, wall: UnixMillis, token: Token, nodes: &[NodeId]) {
-        if let Some(pending) = self.take_pending(token) {
-            self.resolved(now, &pending.purpose, nodes, true);
         }
         self.turn(now, wall);
     }
@@ -66,6 +58,13 @@ impl Engine {
                     self.outbox.enqueue(now, to, subject, std::time::Duration::ZERO);
                 }
             }
+            (Purpose::Peek, IndexReply::Contacts(contacts)) if contacts.len() <= MAX_CONTACTS => {
+                self.peeked(now, &contacts);
+            }
+            (Purpose::Lapse, IndexReply::Rows { adverts, .. }) if adverts.len() <= MAX_PULL => {
+                let fresh = self.take_all(now, wall, &adverts);
+                self.tell_publisher(now, &fresh);
+            }
             (Purpose::Sync, IndexReply::Rows { adverts, .. }) if adverts.len() <= MAX_PULL => {
                 let fresh = self.take_all(now, wall, &adverts);
                 self.tell_publisher(now, &fresh);
@@ -80,7 +79,19 @@ impl Engine {
             ) if adverts.len() <= MAX_GET => {
                 self.got(now, wall, (id, from), &adverts, total_estimate);
             }
-            (purpose, _) => self.failed(now, Some(from), purpose),
+            (Purpose::Near(id), IndexReply::Contacts(contacts)) if contacts.len() <= MAX_CONTACTS => {
+                self.looked(now, id, from, Some(&contacts));
+            }
+            (Purpose::Place(slot, cells), IndexReply::Placed(answers)) if answers.len() == cells.len() => {
+                self.placer.handle_placed(now, from, slot, &cells, &answers);
+            }
+            (Purpose::Probe(cell), IndexReply::Sample { estimate, .. }) => {
+                self.placer.handle_probed(now, &cell, Some(estimate));
+            }
+            (Purpose::Ask(id, cell, nonce), reply @ IndexReply::Sample { .. }) => {
+                self.asked(now, wall, (id, &cell, nonce, from), reply)
+            }
+            (purpose, _) => self.failed(now, from, purpose),
         }
     }
 
@@ -132,7 +143,7 @@ impl Engine {
         if self.store.holds(&carried.advert) {
             return None;
         }
-        let held = match check(carried, now, wall) {
+        let held = match self.store.check(carried, now, wall) {
             Ok(held) if held.advert.keys().contains(&key) => held,
             Ok(_) => {
                 self.store.count(Refusal::WrongKey);
@@ -167,44 +178,34 @@ impl Engine {
         }
     }
 
-    fn failed(&mut self, now: Instant, to: Option<NodeId>, purpose: Purpose) {
-        if let Some(to) = to {
-            self.contacts.on_fail(to);
-        }
-        match (purpose, to) {
-            (Purpose::Store(_), Some(to)) => {
-                if self.outbox.handle_fail(now, to) {
+    fn failed(&mut self, now: Instant, to: NodeId, purpose: Purpose) {
+        self.contacts.on_fail(to);
+        match purpose {
+            Purpose::Store(_) => {
+                let everybody = self.publisher.tells_everybody() && self.replica.neighbours().contains(&to);
+                if self.outbox.handle_fail(now, to, everybody) {
                     self.publisher.handle_unreachable(now, to);
                 }
             }
-            (Purpose::Sync, _) => self.replica.handle_fail(),
-            (Purpose::Get(id), _) => {
+            Purpose::Sync => self.replica.handle_fail(),
+            Purpose::Peek | Purpose::Lapse => {}
+            Purpose::Get(id) => {
                 if let Some(find) = self.finds.get_mut(&id) {
                     find.handle_fail();
                 }
             }
-            (purpose, _) => self.resolved(now, &purpose, &[], false),
-        }
-    }
-
-    /// A look-up ended; if it failed, the local contacts must do.
-    fn resolved(&mut self, now: Instant, purpose: &Purpose, nodes: &[NodeId], whole: bool) {
-        match purpose {
-            Purpose::ResolveKey(key) => {
-                let known = self.contacts.closest(*key, super::HOLDERS);
-                let mut nodes = nodes.to_vec();
-                nodes.extend(known.into_iter().filter(|n| !nodes.contains(n)).collect::<Vec<_>>());
-                self.publisher.handle_resolved(now, *key, &nodes, self.contacts.len());
+            Purpose::Near(id) => self.looked(now, id, to, None),
+            Purpose::Place(slot, cells) => {
+                self.placer.handle_failed(now, to, slot, &cells);
+                self.lookups.forget_holder(to);
             }
-            Purpose::ResolveFind(id) => {
-                if let Some(find) = self.finds.get_mut(id) {
-                    find.add_candidates(self.me, nodes, &self.rtts);
-                    if whole {
-                        find.handle_resolved();
-                    }
+            Purpose::Probe(cell) => self.placer.handle_probed(now, &cell, None),
+            Purpose::Ask(id, cell, _) => {
+                if let Some(search) = self.searches.get_mut(&id) {
+                    search.handle_fail(&cell, to);
                 }
+                self.lookups.forget_holder(to);
             }
-            Purpose::Store(_) | Purpose::Sync | Purpose::Get(_) => {}
         }
     }
 }

@@ -6,10 +6,7 @@ use crate::{
     query::{Answer, Row},
 };
 use std::time::Duration;
-use wire::{
-    NodeId,
-    advert::{IndexKey, Slot},
-};
+use wire::{NodeId, advert::Slot, cell::Coord};
 
 /// Names one call or look-up of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,25 +19,16 @@ pub struct FindId(pub(super) u64);
 /// What the engine wants done outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transmit {
-    /// Call a node on `/lanline/index/1`; then [`super::Engine::handle_reply`].
+    /// Call a node on `/lanline/index/2`; then [`super::Engine::handle_reply`].
     Call {
         /// For the reply.
         token: Token,
         /// Whom.
         to: NodeId,
+        /// Where it can be dialled, as it or others said; to be filtered.
+        addrs: Vec<String>,
         /// Encoded [`wire::advert::IndexCall`].
         bytes: Vec<u8>,
-        /// Give up after this.
-        within: Duration,
-    },
-    /// Look up the nodes nearest to a key; then [`super::Engine::handle_resolved`].
-    Resolve {
-        /// For the result.
-        token: Token,
-        /// The key.
-        key: IndexKey,
-        /// How many.
-        n: usize,
         /// Give up after this.
         within: Duration,
     },
@@ -61,7 +49,7 @@ pub enum Ended {
 }
 
 /// What the engine tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// An advert is new, or says something new.
     Changed(Box<Row>),
@@ -87,6 +75,8 @@ pub enum Reason {
     Call,
     /// An advert of ours is to be signed, renewed or placed.
     Publish,
+    /// A look-up goes on, or the routing table is to be refreshed.
+    Lookup,
     /// Adverts wait for a peer.
     Push,
     /// A neighbour is to be compared with.
@@ -105,10 +95,18 @@ pub struct Busy;
 pub struct Stats {
     /// Adverts held, tombstones included.
     pub adverts: usize,
-    /// Nodes that they are about.
+    /// Nodes in the mesh, as far as this one knows.
     pub nodes: usize,
     /// Full replica, or only what is near.
     pub mode: Mode,
+    /// Adverts are filed in cells of the index.
+    pub indexing: bool,
+    /// Cells held for others.
+    pub cells: usize,
+    /// Nodes in the routing table.
+    pub contacts: usize,
+    /// Where this node stands, once that is known.
+    pub place: Option<Coord>,
     /// Connected peers that discovery sees.
     pub neighbours: usize,
     /// Refused adverts by reason word.

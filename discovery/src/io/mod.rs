@@ -1,6 +1,6 @@
 //! The shell around [`crate::engine::Engine`]: a task that carries out its calls, and the handle that the node uses.
 //!
-//! What it does not do: it listens nowhere. The node passes calls on `/lanline/index/1` to [`Discovery::handle_call`].
+//! What it does not do: it listens nowhere. The node passes calls on `/lanline/index/2` to [`Discovery::handle_call`].
 
 #![expect(
     clippy::disallowed_methods,
@@ -9,6 +9,8 @@
 
 mod floor;
 mod over_overlay;
+pub mod sensors;
+pub mod sql;
 mod task;
 
 use crate::{
@@ -28,18 +30,22 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot};
 use wire::{
     Name, NodeId, NodeKey, UnixMillis,
-    advert::{Body, IndexKey, Slot},
+    advert::{Body, Slot},
 };
 
 /// What discovery needs of the mesh. `overlay::io::Overlay` implements it.
 pub trait Network: Send + Sync + 'static {
     /// This node.
     fn node_id(&self) -> NodeId;
-    /// The nodes nearest to a key, nearest first, at most `n`, as far as they were found before `deadline` passed.
-    /// May include this node; empty if none were found.
-    fn closest(&self, key: IndexKey, n: usize, deadline: Duration) -> BoxFuture<'_, Vec<NodeId>>;
-    /// One call on `/lanline/index/1` and its reply; connects if need be. The error is for the log.
-    fn call(&self, peer: NodeId, body: Vec<u8>, deadline: Duration) -> BoxFuture<'_, Result<Vec<u8>, String>>;
+    /// One call on `/lanline/index/2` and its reply; connects if need be, by what is known and by `addrs`, which others
+    /// said and which may be anything. The error is for the log.
+    fn call(
+        &self,
+        peer: NodeId,
+        addrs: Vec<String>,
+        body: Vec<u8>,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, String>>;
     /// The connected peers, with round trips where measured.
     fn connected(&self) -> BoxFuture<'_, Vec<(NodeId, Option<Duration>)>>;
 }
@@ -183,7 +189,7 @@ impl Discovery {
         answer
     }
 
-    /// Answers a call of `peer` on `/lanline/index/1`. Never waits; takes a few milliseconds at the most.
+    /// Answers a call of `peer` on `/lanline/index/2`. Never waits; takes a few milliseconds at the most.
     pub fn handle_call(&self, peer: NodeId, bytes: &[u8]) -> Vec<u8> {
         let reply = self
             .shared
@@ -196,6 +202,13 @@ impl Discovery {
 
     /// Peers connected or disconnected: look now instead of within a second.
     pub fn neighbours_changed(&self) {
+        self.shared.look.notify_one();
+    }
+
+    /// This node slept, or its own addresses changed: it looks around anew at once.
+    pub fn rejoin(&self) {
+        self.shared.lock().engine.rejoin(Instant::now());
+        self.shared.wake.notify_one();
         self.shared.look.notify_one();
     }
 

@@ -1,25 +1,28 @@
-//! The mesh as discovery sees it: libp2p's Kademlia finds who is nearest, streams carry the calls.
+//! The mesh as discovery sees it: streams carry the calls, and the overlay filters and dials what others say of addresses.
 
 use super::Network;
 use futures::{FutureExt, future::BoxFuture};
-use overlay::io::Overlay;
+use overlay::io::{Multiaddr, Overlay};
 use std::time::Duration;
-use wire::{
-    NodeId,
-    advert::{INDEX_PROTOCOL, IndexKey},
-};
+use wire::{NodeId, advert::INDEX_PROTOCOL};
 
 impl Network for Overlay {
     fn node_id(&self) -> NodeId {
         Overlay::node_id(self)
     }
 
-    fn closest(&self, key: IndexKey, n: usize, deadline: Duration) -> BoxFuture<'_, Vec<NodeId>> {
-        Overlay::closest(self, key.0, n, deadline).boxed()
-    }
-
-    fn call(&self, peer: NodeId, body: Vec<u8>, deadline: Duration) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+    fn call(
+        &self,
+        peer: NodeId,
+        addrs: Vec<String>,
+        body: Vec<u8>,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Vec<u8>, String>> {
         async move {
+            let addrs: Vec<Multiaddr> = addrs.iter().filter_map(|a| a.parse().ok()).collect();
+            if !addrs.is_empty() {
+                self.add_known(peer, addrs).await;
+            }
             self.request(peer, INDEX_PROTOCOL, body, deadline)
                 .await
                 .map_err(|e| e.to_string())

@@ -19,7 +19,6 @@ const SLACK: Duration = Duration::from_millis(250);
 /// What a finished job hands back to the engine.
 enum Done {
     Reply(Token, Option<Vec<u8>>),
-    Resolved(Token, Vec<NodeId>),
     Persisted(u64, Result<(), String>),
     Neighbours(Vec<(NodeId, Option<Duration>)>),
 }
@@ -126,20 +125,15 @@ fn spawn(jobs: &mut JoinSet<Done>, network: &Arc<dyn Network>, floor_file: &Path
         Transmit::Call {
             token,
             to,
+            addrs,
             bytes,
             within,
         } => {
             jobs.spawn(async move {
-                let reply = tokio::time::timeout(within + SLACK, network.call(to, bytes, within)).await;
+                let reply = tokio::time::timeout(within + SLACK, network.call(to, addrs, bytes, within)).await;
                 let reply = reply.unwrap_or_else(|_| Err("overdue".into()));
                 let reply = reply.inspect_err(|why| debug!(peer = ?to, why, "index call failed"));
                 Done::Reply(token, reply.ok())
-            });
-        }
-        Transmit::Resolve { token, key, n, within } => {
-            jobs.spawn(async move {
-                let nodes = tokio::time::timeout(within + SLACK, network.closest(key, n, within)).await;
-                Done::Resolved(token, nodes.unwrap_or_default())
             });
         }
         Transmit::Persist { floor } => {
@@ -161,7 +155,6 @@ fn finish(shared: &Shared, events: &mpsc::Sender<DiscoveryEvent>, done: Done) {
     let mut inner = shared.lock();
     match done {
         Done::Reply(token, reply) => inner.engine.handle_reply(now, wall(), token, reply.as_deref()),
-        Done::Resolved(token, nodes) => inner.engine.handle_resolved(now, wall(), token, &nodes),
         Done::Neighbours(peers) => inner.engine.handle_neighbours(now, wall(), &peers),
         Done::Persisted(floor, written) => {
             inner.engine.handle_persisted(now, wall(), floor, written.is_ok());

@@ -12,7 +12,7 @@ use std::{
 };
 use wire::{
     NodeId,
-    advert::{IndexKey, Namespace, Slot},
+    advert::{Namespace, Slot},
 };
 
 /// A hang guard, not a goal.
@@ -42,11 +42,7 @@ impl Network for Fake {
         self.me
     }
 
-    fn closest(&self, _: IndexKey, n: usize, _: Duration) -> BoxFuture<'_, Vec<NodeId>> {
-        async move { self.others().into_iter().take(n).collect() }.boxed()
-    }
-
-    fn call(&self, peer: NodeId, body: Vec<u8>, _: Duration) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+    fn call(&self, peer: NodeId, _: Vec<String>, body: Vec<u8>, _: Duration) -> BoxFuture<'_, Result<Vec<u8>, String>> {
         async move {
             let to = self
                 .mesh

@@ -140,8 +140,8 @@ fn a_name_and_addresses_reach_the_others_and_never_burst_the_bound() {
 
 #[test]
 fn finds_are_bounded_and_can_be_given_up() {
-    let mut w = World::new(1);
-    w.dht_silent = true;
+    let mut w = World::new(2);
+    w.nodes[1].manner = super::world::Manner::Silent;
     let (now, wall) = (w.now, w.wall(0));
     let e = &mut w.nodes[0].engine;
     let ask = || Query::all(Namespace::Hosts);

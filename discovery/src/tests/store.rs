@@ -2,7 +2,7 @@
 
 use super::world::{WALL, key, offer};
 use crate::{
-    defaults::{CLOCK_SKEW, FLOORS_TOTAL, STORE_PER_NODE, STORE_TOTAL},
+    defaults::{CLOCK_SKEW, FLOORS_TOTAL, STORE_PER_NODE, STORE_TOTAL, VOUCHED},
     store::{Accepted, AdvertStore, Change, Held, Refusal, check},
 };
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ fn held(good: &Held, node: NodeId, slot: Slot, life: Duration, now: Instant) -> 
 
 fn good(now: Instant) -> Held {
     let a = super::world::signed(&key(1), 1, 120, offer(4));
-    check(&a, now, UnixMillis(WALL)).unwrap()
+    check(Advert::open, &a, now, UnixMillis(WALL)).unwrap()
 }
 
 fn slot(n: u8) -> Slot {
@@ -139,7 +139,7 @@ fn floors_are_bounded_too() {
     }
     let remembered = (0..u32::try_from(STORE_TOTAL * 2).unwrap()).filter(|n| s.seen(&(node(*n), Slot::Host)).is_some());
     assert_eq!(remembered.count(), FLOORS_TOTAL);
-    s.handle_timeout(now + Duration::from_secs(120) + CLOCK_SKEW);
+    s.handle_timeout(now + VOUCHED + CLOCK_SKEW);
     assert_eq!(s.poll_timeout(), None, "no floor outlives its use");
 }
 

@@ -11,7 +11,8 @@ use std::{
 };
 use wire::{
     ByteSize, ImageId, NodeId, NodeKey, Signed, UnixMillis,
-    advert::{Advert, Body, Carried, Holding, HostOffer, IndexKey, Slot},
+    advert::{Advert, Body, Carried, Holding, HostOffer, IndexCall, IndexKey, MAX_CALL_BYTES, Slot},
+    codec,
     guest::Accel,
 };
 
@@ -40,11 +41,6 @@ enum Deliver {
         token: crate::engine::Token,
         bytes: Option<Vec<u8>>,
     },
-    Resolved {
-        to: usize,
-        token: crate::engine::Token,
-        nodes: Vec<NodeId>,
-    },
     Persisted {
         to: usize,
         floor: u64,
@@ -64,17 +60,19 @@ pub struct Node {
     pub events: Vec<Event>,
     /// Bytes that it sent in calls and replies.
     pub sent: u64,
+    /// Calls that it made and bytes of these and their replies, by kind.
+    pub calls: BTreeMap<&'static str, (u64, u64)>,
 }
 
 pub struct World {
     pub start: Instant,
     pub now: Instant,
     pub nodes: Vec<Node>,
+    /// Pairs that do not reach each other.
+    pub cut: BTreeSet<(usize, usize)>,
     index: BTreeMap<NodeId, usize>,
     queue: BTreeMap<(Instant, u64), Deliver>,
     next: u64,
-    /// The look-up of nearest nodes never answers.
-    pub dht_silent: bool,
 }
 
 pub fn key(n: usize) -> NodeKey {
@@ -96,7 +94,12 @@ pub fn offer(cpus_free: u16) -> Body {
         vms: 0,
         max_vms: 4,
         load1_x100: 25,
+        forecast: None,
         lans: vec![],
+        disk_free: ByteSize(64 << 30),
+        price: 0,
+        lease_max_s: 0,
+        coord: None,
     })
 }
 
@@ -146,6 +149,7 @@ impl World {
                 answers: vec![],
                 events: vec![],
                 sent: 0,
+                calls: BTreeMap::new(),
             })
             .collect();
         let index = nodes.iter().enumerate().map(|(i, x)| (x.key.node_id(), i)).collect();
@@ -153,10 +157,10 @@ impl World {
             start,
             now: start,
             nodes,
+            cut: BTreeSet::new(),
             index,
             queue: BTreeMap::new(),
             next: 0,
-            dht_silent: false,
         };
         (0..n).for_each(|i| w.connect(i));
         w
@@ -291,7 +295,9 @@ impl World {
             match t {
                 Transmit::Call { token, to, bytes, .. } => {
                     self.nodes[i].sent += bytes.len() as u64;
-                    match self.index.get(&to).copied() {
+                    self.count(i, &bytes, None);
+                    let to = self.index.get(&to).copied();
+                    match to.filter(|j| !self.cut.contains(&(i.min(*j), i.max(*j)))) {
                         Some(j) => self.later(
                             LATENCY,
                             Deliver::Call {
@@ -311,11 +317,6 @@ impl World {
                         ),
                     }
                 }
-                Transmit::Resolve { token, key, n, .. } if !self.dht_silent => {
-                    let nodes = self.nearest(key, n);
-                    self.later(3 * LATENCY, Deliver::Resolved { to: i, token, nodes });
-                }
-                Transmit::Resolve { .. } => {}
                 Transmit::Persist { floor } => {
                     self.later(Duration::from_millis(3), Deliver::Persisted { to: i, floor })
                 }
@@ -327,6 +328,21 @@ impl World {
                 e => self.nodes[i].events.push(e),
             }
         }
+    }
+
+    /// Counts a call of node `i`, then its reply.
+    fn count(&mut self, i: usize, call: &[u8], reply: Option<&[u8]>) {
+        let kind = match codec::decode::<IndexCall>(call, MAX_CALL_BYTES) {
+            Ok(IndexCall::Store { .. }) => "store",
+            Ok(IndexCall::Digest { .. }) => "digest",
+            Ok(IndexCall::Pull { .. }) => "pull",
+            Ok(IndexCall::Near { .. }) => "near",
+            Ok(_) => "other",
+            Err(_) => "bad",
+        };
+        let (calls, bytes) = self.nodes[i].calls.entry(kind).or_default();
+        *calls += u64::from(reply.is_none());
+        *bytes += reply.unwrap_or(call).len() as u64;
     }
 
     /// The truth: the nodes nearest to a key that are not dead.
@@ -349,6 +365,7 @@ impl World {
                     let caller = self.id(from);
                     let reply = self.call(to, caller, &bytes);
                     self.nodes[to].sent += reply.len() as u64;
+                    self.count(from, &bytes, Some(&reply));
                     self.later(
                         LATENCY,
                         Deliver::Reply {
@@ -370,9 +387,6 @@ impl World {
             },
             Deliver::Reply { to, token, bytes } => {
                 self.wake(to, |e, now, wall| e.handle_reply(now, wall, token, bytes.as_deref()))
-            }
-            Deliver::Resolved { to, token, nodes } => {
-                self.wake(to, |e, now, wall| e.handle_resolved(now, wall, token, &nodes))
             }
             Deliver::Persisted { to, floor } => {
                 let durable = !self.nodes[to].disk_full && self.nodes[to].manner != Manner::Dead;
