@@ -85,7 +85,7 @@ pub fn decode(encoding: Encoding, bytes: &[u8]) -> Result<Box<PieceBytes>, Frame
         Encoding::Raw if bytes.len() == PIECE_BYTES => out.copy_from_slice(bytes),
         Encoding::Raw => return Err(FrameError::Shape("raw bytes of another length")),
         Encoding::Zstd => {
-            check_zstd(bytes)?;
+            check_zstd(bytes, PIECE_BYTES)?;
             let n = zstd_safe::decompress(&mut out[..], bytes).map_err(|_| FrameError::Damaged)?;
             if n != PIECE_BYTES {
                 return Err(FrameError::Damaged);
@@ -93,6 +93,34 @@ pub fn decode(encoding: Encoding, bytes: &[u8]) -> Result<Box<PieceBytes>, Frame
         }
     }
     Ok(out)
+}
+
+/// Some pages of a piece as they are sent: compressed where that gains.
+pub fn encode_pages(pages: &[u8]) -> (Encoding, Vec<u8>) {
+    match zstd::bulk::compress(pages, ZSTD_LEVEL) {
+        Ok(z) if z.len() <= pages.len() - pages.len() / MIN_GAIN => (Encoding::Zstd, z),
+        _ => (Encoding::Raw, pages.to_vec()),
+    }
+}
+
+/// Decodes exactly `len` bytes of pages (at most a piece), without checking what they are.
+pub fn decode_pages(encoding: Encoding, bytes: &[u8], len: usize) -> Result<Vec<u8>, FrameError> {
+    let shape = FrameError::Shape;
+    if len > PIECE_BYTES || bytes.len() > MAX_FRAME_BYTES {
+        return Err(shape("it is longer than a piece"));
+    }
+    match encoding {
+        Encoding::Raw if bytes.len() == len => Ok(bytes.to_vec()),
+        Encoding::Raw => Err(shape("raw bytes of another length")),
+        Encoding::Zstd => {
+            check_zstd(bytes, len)?;
+            let mut out = vec![0; len];
+            match zstd_safe::decompress(&mut out[..], bytes) {
+                Ok(n) if n == len => Ok(out),
+                _ => Err(FrameError::Damaged),
+            }
+        }
+    }
 }
 
 /// Decodes a frame and checks that it is piece `id`.
@@ -106,7 +134,7 @@ pub fn open(id: PieceId, encoding: Encoding, bytes: &[u8]) -> Result<Arc<PieceBy
 }
 
 /// Source: RFC 8878 §3.1.1.1, frame header.
-fn check_zstd(bytes: &[u8]) -> Result<(), FrameError> {
+fn check_zstd(bytes: &[u8], len: usize) -> Result<(), FrameError> {
     let bad = FrameError::Shape;
     let [0x28, 0xb5, 0x2f, 0xfd, descriptor, window, ..] = *bytes else {
         return Err(bad("no zstd frame"));
@@ -121,8 +149,8 @@ fn check_zstd(bytes: &[u8]) -> Result<(), FrameError> {
     if !single_segment && window >> 3 == 7 && window & 7 != 0 {
         return Err(bad("its window is over 128 KiB"));
     }
-    if !matches!(zstd_safe::get_frame_content_size(bytes), Ok(Some(n)) if n == PIECE_BYTES as u64) {
-        return Err(bad("it does not say that it holds 64 KiB"));
+    if !matches!(zstd_safe::get_frame_content_size(bytes), Ok(Some(n)) if n == len as u64) {
+        return Err(bad("it does not say that it holds what it should"));
     }
     if zstd_safe::find_frame_compressed_size(bytes) != Ok(bytes.len()) {
         return Err(bad("bytes follow the frame"));

@@ -49,6 +49,10 @@ enum Phase {
         table: Vec<SegmentId>,
         wanted: BTreeSet<u32>,
         asked: BTreeMap<u32, (PeerKey, Instant)>,
+        /// Not known, and not wanted before somebody reads there.
+        later: BTreeSet<u32>,
+        /// Segments that a reader waits for, asked before others.
+        urgent: BTreeSet<u32>,
     },
 }
 
@@ -88,6 +92,8 @@ impl ManifestFetch {
             table,
             wanted: BTreeSet::new(),
             asked: BTreeMap::new(),
+            later: BTreeSet::new(),
+            urgent: BTreeSet::new(),
         };
     }
 
@@ -98,9 +104,45 @@ impl ManifestFetch {
         }
     }
 
+    /// These segments are not in the store, and are fetched only as [`ManifestFetch::handle_needed`] asks for them.
+    pub fn handle_unknown_later(&mut self, unknown: &[SegmentIndex]) {
+        if let Phase::Segments { later, .. } = &mut self.phase {
+            *later = unknown.iter().map(|s| s.get()).collect();
+        }
+    }
+
+    /// A segment is needed; `waiting`: by somebody who waits for it.
+    pub fn handle_needed(&mut self, s: SegmentIndex, waiting: bool) {
+        let Phase::Segments {
+            wanted,
+            later,
+            urgent,
+            asked,
+            ..
+        } = &mut self.phase
+        else {
+            return;
+        };
+        let s = s.get();
+        if later.remove(&s) {
+            wanted.insert(s);
+        }
+        if waiting && (wanted.contains(&s) || asked.contains_key(&s)) {
+            urgent.insert(s);
+        }
+    }
+
+    /// All segments are needed.
+    pub fn handle_all_needed(&mut self) {
+        if let Phase::Segments { wanted, later, .. } = &mut self.phase {
+            wanted.append(later);
+        }
+    }
+
     /// Whether everything is known.
     pub fn is_done(&self) -> bool {
-        matches!(&self.phase, Phase::Segments { wanted, asked, .. } if wanted.is_empty() && asked.is_empty())
+        matches!(&self.phase, Phase::Segments { wanted, asked, later, .. }
+            if wanted.is_empty() && asked.is_empty() && later.is_empty())
     }
 
     /// A session opened.
@@ -192,6 +234,8 @@ impl ManifestFetch {
             table,
             wanted,
             asked,
+            urgent,
+            ..
         } = &mut self.phase
         else {
             return Ok(Step::More);
@@ -205,6 +249,7 @@ impl ManifestFetch {
             wanted.insert(index);
             return Err(ManifestError::WrongId("segment"));
         };
+        urgent.remove(&index);
         Ok(Step::Segment(s, id, bytes))
     }
 
@@ -292,14 +337,17 @@ impl ManifestFetch {
                     },
                 ))
             }
-            Phase::Segments { wanted, asked, .. } => {
+            Phase::Segments {
+                wanted, asked, urgent, ..
+            } => {
                 let mut load: BTreeMap<PeerKey, usize> = BTreeMap::new();
                 asked.values().for_each(|(k, _)| *load.entry(*k).or_default() += 1);
                 let free = |key: &PeerKey| load.get(key).is_none_or(|n| *n < SEGMENTS_IN_FLIGHT);
                 if !self.peers.keys().any(free) {
                     return None;
                 }
-                let pick = wanted.iter().find_map(|s| {
+                let first = urgent.iter().filter(|s| wanted.contains(*s));
+                let pick = first.chain(wanted.iter()).find_map(|s| {
                     let able = self.peers.iter().filter(|(k, p)| free(k) && !p.absent.contains_key(s));
                     let best = able.min_by_key(|(k, p)| (p.late, load.get(k).copied().unwrap_or(0), **k));
                     best.map(|(k, _)| (*k, *s))

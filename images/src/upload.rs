@@ -4,10 +4,13 @@
 //! sends first what it never sent makes them able to swap at once: in the simulation of `picker`, 16 leechers then
 //! need 1.19 times the lower bound instead of 1.34, and the seed sends as many copies less.
 //!
+//! A peer may call only so much urgent: what goes beyond is answered as if a boot would read it soon, so that nobody gets
+//! everything first by a flag.
+//!
 //! Invariant: each piece is wanted at most once; at most [`MAX_WANTS`] wants are open.
 
-use crate::defaults::MAX_WANTS;
-use std::collections::BTreeMap;
+use crate::defaults::{MAX_WANTS, URGENT_BURST, URGENT_PER_SECOND};
+use std::{collections::BTreeMap, time::Instant};
 use wire::image::{Lane, PieceIndex};
 
 /// One want.
@@ -34,11 +37,19 @@ pub struct Upload {
     queue: BTreeMap<(Lane, u64), Want>,
     at: BTreeMap<PieceIndex, (Lane, u64)>,
     next: u64,
+    /// Urgent wants that were spent of the budget, and when that was counted.
+    urgent: f64,
+    counted: Option<Instant>,
+    demoted: u64,
 }
 
 impl Upload {
     /// A want comes in. One for a piece that is wanted already takes its place: that is how a peer raises the lane.
-    pub fn handle_want(&mut self, want: Want) -> Result<(), TooManyWants> {
+    pub fn handle_want(&mut self, now: Instant, mut want: Want) -> Result<(), TooManyWants> {
+        if want.lane == Lane::Demand && !self.may_be_urgent(now) {
+            want.lane = Lane::Profile;
+            self.demoted += 1;
+        }
         self.handle_cancel(want.index);
         if self.queue.len() >= MAX_WANTS {
             return Err(TooManyWants);
@@ -48,6 +59,28 @@ impl Upload {
         self.queue.insert(key, want);
         self.at.insert(want.index, key);
         Ok(())
+    }
+
+    fn may_be_urgent(&mut self, now: Instant) -> bool {
+        let passed = self
+            .counted
+            .map_or(0.0, |t| now.saturating_duration_since(t).as_secs_f64());
+        self.counted = Some(now);
+        self.urgent = (self.urgent - passed * URGENT_PER_SECOND).max(0.0);
+        let within = self.urgent < URGENT_BURST;
+        self.urgent += f64::from(u8::from(within));
+        within
+    }
+
+    /// Wants that were not treated as urgent although they said so.
+    pub fn demoted(&self) -> u64 {
+        self.demoted
+    }
+
+    /// All wants are dropped.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+        self.at.clear();
     }
 
     /// A want is withdrawn; whether it was still open.
@@ -67,6 +100,11 @@ impl Upload {
         let (key, index) = of_lane.min_by_key(|(_, w)| rank(w)).map(|(k, w)| (*k, w.index))?;
         self.at.remove(&index);
         self.queue.remove(&key)
+    }
+
+    /// Whether the next want is one that a guest waits for; `None`: there is none.
+    pub fn is_urgent(&self) -> Option<bool> {
+        self.queue.first_key_value().map(|((lane, _), _)| *lane == Lane::Demand)
     }
 
     /// Open wants.
@@ -108,9 +146,9 @@ mod tests {
             want(3, Lane::Background),
             want(4, Lane::Demand),
         ] {
-            u.handle_want(w).unwrap();
+            u.handle_want(Instant::now(), w).unwrap();
         }
-        u.handle_want(want(3, Lane::Demand)).unwrap();
+        u.handle_want(Instant::now(), want(3, Lane::Demand)).unwrap();
         assert!(u.handle_cancel(want(2, Lane::Profile).index));
         assert!(!u.handle_cancel(want(2, Lane::Profile).index));
         let order: Vec<u32> = std::iter::from_fn(|| u.poll_transmit(|_| 0))
@@ -129,7 +167,7 @@ mod tests {
             want(3, Lane::Background),
             want(9, Lane::Profile),
         ] {
-            u.handle_want(w).unwrap();
+            u.handle_want(Instant::now(), w).unwrap();
         }
         let sent = |i: PieceIndex| [0, 2, 1, 2, 0, 0, 0, 0, 0, 7][i.get() as usize];
         let order: Vec<u32> = std::iter::from_fn(|| u.poll_transmit(sent))
@@ -142,10 +180,33 @@ mod tests {
     fn the_bound_is_reached_and_holds() {
         let mut u = Upload::default();
         for i in 0..MAX_WANTS as u32 {
-            u.handle_want(want(i, Lane::Background)).unwrap();
+            u.handle_want(Instant::now(), want(i, Lane::Background)).unwrap();
         }
-        assert_eq!(u.handle_want(want(9_999, Lane::Demand)), Err(TooManyWants));
-        assert_eq!(u.handle_want(want(5, Lane::Demand)), Ok(()));
+        assert_eq!(
+            u.handle_want(Instant::now(), want(9_999, Lane::Demand)),
+            Err(TooManyWants)
+        );
+        assert_eq!(u.handle_want(Instant::now(), want(5, Lane::Demand)), Ok(()));
         assert_eq!(u.len(), MAX_WANTS);
+    }
+
+    #[test]
+    fn abuse_18_what_is_all_urgent_is_not_urgent() {
+        let (mut u, t) = (Upload::default(), Instant::now());
+        for i in 0..500 {
+            u.handle_want(t, want(i, Lane::Demand)).unwrap();
+            u.poll_transmit(|_| 0).unwrap();
+        }
+        assert_eq!(u.demoted(), 500 - URGENT_BURST as u64);
+        u.handle_want(t, want(1, Lane::Demand)).unwrap();
+        u.handle_want(t, want(2, Lane::Profile)).unwrap();
+        assert!(u.queue.keys().all(|(l, _)| *l == Lane::Profile));
+        let later = t + std::time::Duration::from_secs(1);
+        u.handle_want(later, want(3, Lane::Demand)).unwrap();
+        assert_eq!(
+            u.poll_transmit(|_| 0).unwrap().index.get(),
+            3,
+            "a second later it may again"
+        );
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Entry<'a> {
 }
 
 /// Room for the index beside the frames, bytes: a commit of 8 MiB writes well under this.
-const INDEX_ROOM: u64 = 4 << 20;
+pub(crate) const INDEX_ROOM: u64 = 4 << 20;
 
 impl Store {
     /// Refuses to begin a write that cannot end.
@@ -77,6 +77,8 @@ impl Store {
                 tracing::warn!(error = %e, "cannot count the stored bytes after a failed write");
             }
         }
+        drop(writer);
+        self.press_if_full();
         result
     }
 
@@ -161,10 +163,11 @@ impl Store {
         })?;
         let _writer = lock(&self.0.writer);
         let known = lock(&self.0.images).get(&entry.id).cloned();
-        match known {
-            Some(state) => self.load_segments(&state),
-            None => Ok(()),
+        if let Some(state) = known {
+            self.load_segments(&state)?;
         }
+        self.0.entered.send_modify(|n| *n += 1);
+        Ok(())
     }
 
     /// A piece whose stored bytes are damaged: it counts as missing from now on, and can be fetched again.

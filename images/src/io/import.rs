@@ -2,9 +2,12 @@
 
 use super::commit::{Batch, Entry};
 use super::convert;
+use super::oci::{self, Layout};
 use super::store::{Store, StoreError, lock};
 use crate::defaults::{BATCH_BYTES, MAX_BOOT_FILE};
+use crate::formats::{self, FormatError};
 use crate::frame::{Encoder, Frame, PieceBytes};
+use crate::oci::OciError;
 use crate::qcow2::{self, Format, Qcow2Error};
 use rustix::fs::SeekFrom;
 use std::{
@@ -21,7 +24,8 @@ use wire::{ImageId, Name};
 /// What is imported, and as what.
 #[derive(Debug, Clone)]
 pub struct ImportSpec {
-    /// A raw disk, or a qcow2 (decided by its first bytes: `QFI\xfb` is a qcow2, always).
+    /// A raw disk, a qcow2, VMDK or VHDX (decided by its first bytes: `QFI\xfb` is a qcow2, always), or an OCI layout: a
+    /// folder, or a tar file of one.
     pub file: PathBuf,
     /// Name of the image.
     pub name: Name,
@@ -33,6 +37,8 @@ pub struct ImportSpec {
     pub initrd: Option<PathBuf>,
     /// Kernel command line for direct boot.
     pub cmdline: Option<String>,
+    /// Images whose pages this one probably shares, nearest first: who has one of them fetches only the rest.
+    pub parents: Vec<ImageId>,
 }
 
 /// What a long operation does right now.
@@ -44,6 +50,8 @@ pub enum Stage {
     Hash,
     /// Reading and hashing what is stored.
     Verify,
+    /// Writing an image out as a file.
+    Export,
 }
 
 /// How far a long operation is.
@@ -80,17 +88,26 @@ pub enum ImportError {
     /// A qcow2 that is not taken.
     #[error(transparent)]
     Qcow2(#[from] Qcow2Error),
-    /// qcow2 needs qemu-img.
+    /// A VMDK or VHDX that is not taken.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// Other formats need qemu-img.
     #[error(
-        "a qcow2 image is converted by 'qemu-img', which is not installed; install the package qemu-utils (Debian, Ubuntu) or qemu-img (Fedora), or import a raw disk"
+        "qcow2, VMDK and VHDX images are converted by 'qemu-img', which is not installed; install the package qemu-utils (Debian, Ubuntu) or qemu-img (Fedora), or import a raw disk"
     )]
     NoConverter,
-    /// qemu-img could not be run.
-    #[error("cannot run qemu-img: {0}")]
+    /// An OCI layout that is not taken.
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    /// A converter could not be run.
+    #[error("cannot run the converter: {0}")]
     Convert(#[source] io::Error),
-    /// qemu-img refused.
-    #[error("qemu-img cannot convert the image: {0}")]
-    Converter(String),
+    /// A converter refused.
+    #[error("{0} cannot convert the image: {1}")]
+    Converter(String, String),
+    /// A guest's disk cannot be read.
+    #[error("cannot read the guest's disk: {0}")]
+    Delta(#[source] io::Error),
     /// A kernel command line or size out of bounds.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -120,6 +137,9 @@ impl Store {
     }
 
     fn import_file(&self, spec: &ImportSpec, progress: &mut dyn FnMut(Progress)) -> Result<ImageId, ImportError> {
+        if std::fs::metadata(&spec.file).is_ok_and(|m| m.is_dir()) {
+            return self.import_oci(spec, Layout::folder(&spec.file)?, progress);
+        }
         let file = open(&spec.file, MAX_IMAGE_BYTES)?;
         let mut head = vec![0; qcow2::HEAD_BYTES.min(usize::try_from(file.len).unwrap_or(usize::MAX))];
         file.file
@@ -128,24 +148,59 @@ impl Store {
         match qcow2::sniff(&head) {
             Format::Raw => self.import_raw(spec, &file, progress),
             Format::Qcow2 => {
-                let max = self
-                    .0
-                    .config
-                    .quota
-                    .map_or(MAX_IMAGE_BYTES, |q| q.0.min(MAX_IMAGE_BYTES));
-                let size = qcow2::check(&head, file.len, max)?;
-                let raw = Temporary(self.tmp().join("import.raw"));
-                convert::to_raw(file.file, size, &raw.0, progress)?;
-                let raw = open(&raw.0, MAX_IMAGE_BYTES)?;
-                self.import_raw(spec, &raw, progress)
+                let size = qcow2::check(&head, file.len, self.largest())?;
+                self.import_converted(spec, file, "qcow2", size, progress)
             }
+            Format::Other(name @ ("VMDK" | "VHDX")) => {
+                let read = |buf: &mut [u8], at: u64| file.file.read_exact_at(buf, at);
+                let (format, size) = match name {
+                    "VMDK" => ("vmdk", formats::check_vmdk(&read, file.len, self.largest())?),
+                    _ => ("vhdx", formats::check_vhdx(&read, file.len, self.largest())?),
+                };
+                self.import_converted(spec, file, format, size, progress)
+            }
+            Format::Other("tar") => self.import_oci(spec, Layout::tar(file.file)?, progress),
             Format::Other(format) => Err(ImportError::Unfit {
                 path: spec.file.clone(),
                 why: format!(
-                    "is a {format} file; only raw disks and qcow2 images are imported, convert or unpack it first"
+                    "is a {format} file; raw disks, qcow2, VMDK and VHDX images and OCI layouts (a folder, or a tar file of one) are imported, convert or unpack it first"
                 ),
             }),
         }
+    }
+
+    /// The largest disk that is taken, bytes.
+    fn largest(&self) -> u64 {
+        let quota = self.0.config.quota;
+        quota.map_or(MAX_IMAGE_BYTES, |q| q.0.min(MAX_IMAGE_BYTES))
+    }
+
+    fn import_converted(
+        &self,
+        spec: &ImportSpec,
+        file: Source,
+        format: &'static str,
+        size: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<ImageId, ImportError> {
+        let raw = Temporary(self.tmp().join("import.raw"));
+        convert::to_raw(file.file, format, size, &raw.0, progress)?;
+        let raw = open(&raw.0, MAX_IMAGE_BYTES)?;
+        self.import_raw(spec, &raw, progress)
+    }
+
+    fn import_oci(
+        &self,
+        spec: &ImportSpec,
+        layout: Layout,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<ImageId, ImportError> {
+        let made =
+            TemporaryFolder::new(self.tmp().join("import.oci")).map_err(|e| StoreError::file("make a folder")(e))?;
+        let raw = made.0.join("disk.raw");
+        oci::to_raw(&layout, self.largest(), &raw, progress)?;
+        let raw = open(&raw, MAX_IMAGE_BYTES)?;
+        self.import_raw(spec, &raw, progress)
     }
 
     fn import_raw(
@@ -175,7 +230,7 @@ impl Store {
                 })
                 .collect(),
             cmdline: spec.cmdline.clone(),
-            parents: vec![],
+            parents: spec.parents.clone(),
             table: TableId([0; 32]),
             fields: vec![],
         };
@@ -198,7 +253,7 @@ impl Store {
 }
 
 /// A file that is removed when this is dropped, however the import ends.
-struct Temporary(PathBuf);
+pub(crate) struct Temporary(pub(crate) PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
@@ -206,6 +261,24 @@ impl Drop for Temporary {
             && e.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(error = %e, "cannot remove a temporary file of an import; the next start does");
+        }
+    }
+}
+
+/// The same of a folder with all that is in it.
+struct TemporaryFolder(PathBuf);
+
+impl TemporaryFolder {
+    fn new(path: PathBuf) -> io::Result<Self> {
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(error = %e, "cannot remove a temporary folder of an import; the next start does");
         }
     }
 }
@@ -256,7 +329,7 @@ impl JobError {
 }
 
 /// One import under way.
-struct Job<'a> {
+pub(super) struct Job<'a> {
     store: &'a Store,
     manifest: ManifestBuilder,
     batch: Batch,
@@ -285,6 +358,33 @@ impl<'a> Job<'a> {
             total,
             progress,
         }
+    }
+
+    /// Files of this node behind what a manifest has already, in order, and how long each is.
+    pub(super) fn parts(
+        store: &'a Store,
+        manifest: ManifestBuilder,
+        files: &[(Part, &Path)],
+        progress: &'a mut dyn FnMut(Progress),
+    ) -> Result<(ManifestBuilder, Vec<PartSize>), ImportError> {
+        let mut sources = Vec::new();
+        for (part, path) in files {
+            sources.push((*part, *path, open(path, MAX_IMAGE_BYTES)?));
+        }
+        let total = sources.iter().map(|(_, _, s)| s.len).sum();
+        let mut job = Job {
+            manifest,
+            ..Job::new(store, total, progress)
+        };
+        for (_, path, s) in &sources {
+            job.part(s).map_err(|e| e.at(path))?;
+        }
+        let sizes = sources.iter().map(|(part, _, s)| PartSize {
+            part: *part,
+            bytes: s.len,
+        });
+        let sizes = sizes.collect();
+        Ok((job.finish()?, sizes))
     }
 
     /// All pieces of one file; holes are passed over unread.

@@ -28,6 +28,14 @@ pub(crate) const SEGMENTS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::
 pub(crate) const ADDED: TableDefinition<&[u8; 32], u64> = TableDefinition::new("added");
 /// `name:tag` to image id.
 pub(crate) const NAMES: TableDefinition<&str, &[u8; 32]> = TableDefinition::new("names");
+/// Image id, then node id, to what that node's boots of the image read.
+pub(crate) const PROFILES: TableDefinition<&[u8; 64], &[u8]> = TableDefinition::new("profiles");
+/// Publisher and `name:tag` to the newest signed record.
+pub(crate) const NAME_RECORDS: TableDefinition<&str, &[u8]> = TableDefinition::new("name records");
+/// The same to two records that contradict each other.
+pub(crate) const NAME_PROOFS: TableDefinition<&str, (&[u8], &[u8])> = TableDefinition::new("name proofs");
+/// Image id to the folder of the archive that holds its pieces.
+pub(crate) const ARCHIVES: TableDefinition<&[u8; 32], &str> = TableDefinition::new("archives");
 /// Numbers about the store itself.
 pub(crate) const FACTS: TableDefinition<&str, u64> = TableDefinition::new("facts");
 
@@ -128,6 +136,10 @@ impl Index {
             tx.open_table(SEGMENTS)?;
             tx.open_table(ADDED)?;
             tx.open_table(NAMES)?;
+            tx.open_table(PROFILES)?;
+            tx.open_table(ARCHIVES)?;
+            tx.open_table(NAME_RECORDS)?;
+            tx.open_table(NAME_PROOFS)?;
             let mut facts = tx.open_table(FACTS)?;
             if facts.get(FACT_FORMAT)?.is_none() {
                 facts.insert(FACT_FORMAT, FORMAT)?;

@@ -82,6 +82,17 @@ pub async fn serve(store: Store, id: ImageId, socket: &Path) -> Result<NbdExport
     serve_reader(reader, socket).await
 }
 
+/// The same, and what is read is recorded as a boot's.
+pub async fn serve_boot(
+    store: Store,
+    id: ImageId,
+    socket: &Path,
+    recording: super::Recording,
+) -> Result<NbdExport, NbdError> {
+    let reader = blocking(move || store.reader(id)).await??;
+    serve_reader(reader.recorded(recording), socket).await
+}
+
 /// The same for a reader with its own way to get missing pieces.
 pub async fn serve_reader(reader: ImageReader, socket: &Path) -> Result<NbdExport, NbdError> {
     let path = socket.to_owned();

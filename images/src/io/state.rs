@@ -27,6 +27,8 @@ pub(crate) struct ImageState {
     users: AtomicUsize,
     /// How often each piece was sent to peers since the start; made when the first one is.
     sent: OnceLock<Vec<AtomicU32>>,
+    /// Pieces that this node asked from afar; neighbours wait for them.
+    fetching: RwLock<Bits>,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl ImageState {
         layout: Layout,
         table: Vec<SegmentId>,
     ) -> Self {
+        let fetching = RwLock::new(Bits::none(layout.pieces()));
         let known = Known {
             segments: vec![None; table.len()],
             have: Bits::none(layout.pieces()),
@@ -77,6 +80,7 @@ impl ImageState {
             version: watch::Sender::new(0),
             users: AtomicUsize::new(0),
             sent: OnceLock::new(),
+            fetching,
         }
     }
 
@@ -93,6 +97,11 @@ impl ImageState {
     /// Wakes on every change.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    /// Wakes whoever waits for a change: a piece came that is not durable yet.
+    pub(crate) fn touch(&self) {
+        self.version.send_modify(|v| *v += 1);
     }
 
     /// Takes in a segment whose hash was checked. `stored[i]` is the frame length of its piece `i`, if held.
@@ -160,6 +169,33 @@ impl ImageState {
         }
     }
 
+    /// Pieces that are no longer held, with the bytes each took.
+    pub(crate) fn note_lost_all(&self, lost: &std::collections::BTreeMap<PieceId, u32>) {
+        self.change(|k| {
+            let Known {
+                segments,
+                have,
+                stored,
+                missing,
+                ..
+            } = k;
+            let all = segments
+                .iter()
+                .enumerate()
+                .filter_map(|(s, ids)| Some((s, ids.as_ref()?)));
+            for (s, ids) in all {
+                for (i, id) in ids.iter().enumerate() {
+                    let Some(len) = lost.get(id) else { continue };
+                    let index = u32::try_from(s * wire::image::SEGMENT_PIECES as usize + i).unwrap_or(u32::MAX);
+                    if have.clear(index) {
+                        *stored = stored.saturating_sub(u64::from(*len));
+                        missing.entry(*id).or_default().push(index);
+                    }
+                }
+            }
+        });
+    }
+
     /// Piece ids of a segment, if known.
     pub(crate) fn segment(&self, s: SegmentIndex) -> Option<Arc<Vec<PieceId>>> {
         self.read(|k| k.segments.get(s.get() as usize).cloned().flatten())
@@ -201,6 +237,27 @@ impl ImageState {
             stored: k.stored,
             complete: k.have.is_full(),
         })
+    }
+
+    /// Pieces of the known segments that are not zero.
+    pub(crate) fn known_pieces(&self) -> u32 {
+        self.read(|k| {
+            let known = (0u32..).zip(&k.segments).filter(|(_, s)| s.is_some());
+            let of = |i| self.layout.segment(i).map_or(0, |s| self.layout.segment_pieces(s));
+            known.map(|(i, _)| of(i)).sum::<u32>() - k.zeros
+        })
+    }
+
+    /// A piece was asked from afar.
+    pub(crate) fn note_fetching(&self, i: u32) {
+        if self.fetching.write().unwrap_or_else(PoisonError::into_inner).set(i) {
+            self.version.send_modify(|v| *v += 1);
+        }
+    }
+
+    /// What was asked from afar.
+    pub(crate) fn fetching(&self) -> Bits {
+        self.fetching.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often a piece was sent.

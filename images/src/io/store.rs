@@ -18,7 +18,9 @@ use super::disk::{Disk, Folder, is_full};
 use super::index::{ADDED, FACT_IMPORTING, HEADERS, Index, NAMES, PIECES, Place, SEGMENT_TABLES, SEGMENTS};
 use super::packs::{Packs, Tail};
 use super::pull::Running;
+use super::room::Room;
 use super::state::ImageState;
+use super::uploads::Uploads;
 use super::{Progress, Stage};
 use crate::defaults::{CACHE_BYTES, FREE_RESERVE, MAX_OPEN_IMAGES, MIN_ID_PREFIX};
 use crate::frame::{self, Frame, PieceBytes};
@@ -28,7 +30,7 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
     time::SystemTime,
 };
 use wire::image::{Header, ManifestError, Part, PieceId, PieceIndex, SegmentId, SegmentIndex, decode_segment};
@@ -116,6 +118,8 @@ pub struct StoreConfig {
     pub reserve: ByteSize,
     /// Memory for decoded pieces.
     pub cache: ByteSize,
+    /// Most bytes a second that are sent to peers; `None`: as the line allows.
+    pub upload: Option<u64>,
 }
 
 impl Default for StoreConfig {
@@ -124,6 +128,7 @@ impl Default for StoreConfig {
             quota: None,
             reserve: ByteSize(FREE_RESERVE),
             cache: ByteSize(CACHE_BYTES as u64),
+            upload: None,
         }
     }
 }
@@ -151,6 +156,8 @@ pub struct ImageInfo {
     pub initrd: bool,
     /// Kernel command line.
     pub cmdline: Option<String>,
+    /// The machine whose memory is in it; none: it boots cold.
+    pub warm: Option<wire::image::Warm>,
     /// When it came here.
     pub added: UnixMillis,
 }
@@ -186,8 +193,14 @@ pub(crate) struct Inner {
     /// Held by an import, whose pieces belong to no image yet, and by the collector, which would remove them.
     pub(crate) importing: Mutex<()>,
     pub(crate) pulls: Mutex<BTreeMap<ImageId, Running>>,
+    /// Moves whenever an image is entered.
+    pub(crate) entered: tokio::sync::watch::Sender<u64>,
     /// Sessions served, by peer.
     pub(crate) sessions: Mutex<BTreeMap<NodeId, usize>>,
+    pub(crate) uploads: Uploads,
+    pub(crate) room: Room,
+    /// Archives that are open: each can be opened once.
+    pub(crate) archives: Mutex<BTreeMap<PathBuf, Weak<Inner>>>,
     _lock: Option<File>,
 }
 
@@ -206,6 +219,8 @@ pub(crate) fn unix_now() -> UnixMillis {
 impl Store {
     /// Opens the store in `dir`, or makes it. One process at a time.
     pub fn open(dir: &Path, config: StoreConfig) -> Result<Self, StoreError> {
+        // Converters run elsewhere.
+        let dir = &std::path::absolute(dir).map_err(StoreError::file("find the folder"))?;
         std::fs::create_dir_all(dir).map_err(StoreError::file("make the folder"))?;
         let lock_path = dir.join("lock");
         let mut options = OpenOptions::new();
@@ -234,6 +249,7 @@ impl Store {
         let index = Index::open(disk.clone())?;
         let packs = Packs::new(disk.clone());
         let tail = packs.recover(&index.packs()?)?;
+        let upload = config.upload;
         let inner = Inner {
             dir: dir.to_owned(),
             cache: Mutex::new(Cache::new(usize::try_from(config.cache.0).unwrap_or(CACHE_BYTES))),
@@ -246,7 +262,11 @@ impl Store {
             images: Mutex::default(),
             importing: Mutex::new(()),
             pulls: Mutex::default(),
+            entered: tokio::sync::watch::Sender::new(0),
             sessions: Mutex::default(),
+            uploads: Uploads::new(upload),
+            room: Room::default(),
+            archives: Mutex::default(),
             _lock: lock_file,
         };
         let store = Self(Arc::new(inner));
@@ -328,6 +348,7 @@ impl Store {
             kernel: state.layout.part_bytes(Part::Kernel).is_some(),
             initrd: state.layout.part_bytes(Part::Initrd).is_some(),
             cmdline: state.header.cmdline.clone(),
+            warm: wire::image::Warm::of(&state.header),
             added: UnixMillis(added),
         }))
     }
@@ -485,6 +506,11 @@ impl Store {
             return Ok(None);
         };
         Ok(self.0.packs.read(place)?.map(|f| (f, place)))
+    }
+
+    /// Bytes that a piece takes as it is sent; 0 if it is not here.
+    pub(crate) fn frame_bytes(&self, id: PieceId) -> u64 {
+        self.0.index.place(id).ok().flatten().map_or(0, |p| u64::from(p.len))
     }
 
     /// A piece as it is sent to peers. Bytes that rotted are never sent: the piece is forgotten.

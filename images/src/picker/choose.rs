@@ -2,14 +2,20 @@
 
 use super::peer::{Asked, Peer};
 use super::{Ask, Leave, PeerKey, Picker, Reason, State};
-use crate::defaults::{MAX_ASKERS, PICK_SCAN, STALL_AFTER, STEAL_AFTER};
+use crate::defaults::{HEDGE_ALLOWANCE, HEDGE_SHARE, MAX_ASKERS, PICK_SCAN, STALL_AFTER, STEAL_AFTER};
 use std::time::{Duration, Instant};
 use wire::image::Lane;
 
 impl Picker {
+    /// What a reader waits for, the nearest deadline first.
     pub(super) fn pick_demanded(&mut self, now: Instant) -> Option<(PeerKey, Ask)> {
-        let pick = self.demanded.iter().find_map(|&i| match self.state(i) {
-            State::Missing => Some((self.quickest(i, &[])?, i)),
+        if self.demanded.is_empty() {
+            return None;
+        }
+        let mut by_deadline: Vec<(u64, u32)> = self.demanded.iter().map(|(i, t)| (*t, *i)).collect();
+        by_deadline.sort_unstable();
+        let pick = by_deadline.into_iter().find_map(|(_, i)| match self.state(i) {
+            State::Missing => Some((self.quickest(i, &[])?, i, false)),
             State::Asked => {
                 // Known to be urgent only after it was asked: the same peer gets to know.
                 let raise = |k: &&PeerKey| {
@@ -19,17 +25,35 @@ impl Picker {
                         .is_some_and(|a| a.lane != Lane::Demand)
                 };
                 let askers = self.askers.get(&i)?;
-                let hedge = || {
-                    let at = self.duplicate_at(i, askers, self.idle());
-                    let late = askers.len() < MAX_ASKERS && at.is_some_and(|t| t <= now);
-                    late.then(|| self.quickest(i, askers)).flatten()
-                };
-                askers.iter().find(raise).copied().or_else(hedge).map(|k| (k, i))
+                if let Some(k) = askers.iter().find(raise) {
+                    return Some((*k, i, false));
+                }
+                let late = askers.len() < MAX_ASKERS && self.hedge_at(i, askers).is_some_and(|t| t <= now);
+                let second = (late && self.may_hedge()).then(|| self.quickest(i, askers)).flatten();
+                second.map(|k| (k, i, true))
             }
             _ => None,
         });
-        let (key, i) = pick?;
+        let (key, i, hedge) = pick?;
+        if hedge {
+            self.hedged.0 += self.piece_bytes;
+        }
         Some((key, self.ask(now, key, i, Lane::Demand)))
+    }
+
+    /// Second requests may cost a twentieth of what is fetched, and a little at the beginning.
+    fn may_hedge(&self) -> bool {
+        self.hedged.0 < HEDGE_ALLOWANCE + self.hedged.1 / HEDGE_SHARE
+    }
+
+    /// When a piece that a reader waits for is asked from one more: all its askers are later than they used to be.
+    fn hedge_at(&self, i: u32, askers: &[PeerKey]) -> Option<Instant> {
+        let of = |k: &PeerKey| {
+            let p = self.peers.get(k)?;
+            let a = p.asked.get(&i)?;
+            Some(a.since + p.hedge_after(a.expected))
+        };
+        askers.iter().filter_map(of).max()
     }
 
     /// The peer that would deliver a piece first; its window does not matter, for a reader waits.
@@ -39,36 +63,40 @@ impl Picker {
         able.min_by_key(|(_, p)| p.expected(self.piece_bytes)).map(|(k, _)| *k)
     }
 
-    pub(super) fn pick_for(&mut self, now: Instant, key: PeerKey) -> Option<u32> {
+    pub(super) fn pick_for(&mut self, now: Instant, key: PeerKey) -> Option<(u32, Lane)> {
         let p = self.peers.get(&key)?;
         if p.asked.len() >= p.window(self.piece_bytes) {
             return None;
         }
-        let mut found = None;
-        if !p.dry {
-            found = self
-                .order
-                .iter()
-                .take(PICK_SCAN)
-                .map(|(_, _, i)| *i)
-                .find(|i| p.has(*i));
-            if found.is_none() {
-                found = match p.seed {
-                    true => self.order.first().map(|(_, _, i)| *i),
-                    false => self.missing.first_common(&p.have, p.cursor),
-                };
-            }
+        if let Some(i) = self.pick_profile(key) {
+            return Some((i, Lane::Profile));
         }
-        if found.is_none() && self.missing.is_empty() {
-            found = self.late_piece(now, key, p);
+        if self.missing.is_empty() {
+            let late = self.late_piece(now, key, self.peers.get(&key)?)?;
+            return Some((late, self.lane_of(late)));
         }
-        let nothing_missing = found.is_none();
+        if !self.background_open(now) {
+            return None;
+        }
+        let p = self.peers.get(&key)?;
+        // While the boot set is not here the rest must not take its place on the line.
+        if p.dry || self.boot_missing() {
+            return None;
+        }
+        let fits = |i: u32| p.near() || !self.held.contains_key(&i);
+        let mut order = self.order.iter().map(|(_, _, i)| *i).filter(|i| fits(*i));
+        let mut found = order.clone().take(PICK_SCAN).find(|i| p.has(*i));
+        if found.is_none() {
+            found = match p.seed {
+                true => order.next(),
+                false => self.missing.first_common(&p.have, p.cursor).filter(|i| fits(*i)),
+            };
+        }
         let p = self.peers.get_mut(&key)?;
-        p.dry = nothing_missing;
-        if let Some(i) = found {
-            p.cursor = i.wrapping_add(1) % self.missing.len().max(1);
-        }
-        found
+        p.dry = found.is_none();
+        let i = found?;
+        p.cursor = i.wrapping_add(1) % self.missing.len().max(1);
+        Some((i, self.lane_of(i)))
     }
 
     /// Endgame: a piece that others are late with.
@@ -100,6 +128,7 @@ impl Picker {
 
     /// Takes late pieces away, and gives up on peers that deliver nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.release(|_, (_, until)| *until <= now);
         let mut stolen = Vec::new();
         for (key, p) in &self.peers {
             let late = p.asked.iter().filter(|(_, a)| now >= a.since + steal_after(a.expected));
@@ -150,17 +179,19 @@ impl Picker {
             .min()
             .map(|t| t + STALL_AFTER);
         let end = self.missing.is_empty();
-        let open = self
-            .askers
-            .iter()
-            .filter(|(i, a)| a.len() < MAX_ASKERS.min(self.peers.len()) && (end || self.demanded.contains(i)));
+        let more = |a: &Vec<PeerKey>| a.len() < MAX_ASKERS.min(self.peers.len());
         let idle = self.idle();
+        let open = self.askers.iter().filter(|(_, a)| end && more(a));
         let late = open.filter_map(|(i, a)| self.duplicate_at(*i, a, idle));
+        let waited_for = self.demanded.keys().filter_map(|i| Some((*i, self.askers.get(i)?)));
+        let hedge = waited_for.filter(|(_, a)| more(a) && self.may_hedge());
+        let late = late.chain(hedge.filter_map(|(i, a)| self.hedge_at(i, a)));
         let endgame = late.filter(|t| self.polled.is_none_or(|p| *t > p)).min();
         let all = [
             (steal, Reason::Steal),
             (stall, Reason::Stall),
             (endgame, Reason::Endgame),
+            (self.lane_timeout(), Reason::Lane),
         ];
         all.into_iter()
             .filter_map(|(t, why)| Some((t?, why)))

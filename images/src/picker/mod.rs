@@ -8,19 +8,26 @@
 //!                          └── timeout, bad, peer gone, not there, choked (no other asker left)
 //! ```
 //!
-//! Rules: what a reader waits for comes first; then each peer, nearest first, fills its window with the rarest pieces
-//! that it has (ties differ from node to node, so that neighbours fetch different pieces and swap them). When nothing is
-//! missing any more, pieces that are late are asked from at most two more peers, and the losers are cancelled. A peer
-//! that lets a piece time out loses it to others; one that delivers nothing for long is left; one bad piece puts it on
-//! parole, a second bans it.
+//! Three lanes. *Demand*: what a reader waits for, by deadline, from whoever would deliver it first, and from a second one
+//! when that one is later than it used to be. *Profile*: the next 16 to 64 missing pieces in the order in which a boot
+//! reads them, rarest first among those. *Background*: the rest, rarest first. Each peer, nearest first, fills its window
+//! so; ties differ from node to node, so that neighbours fetch different pieces and swap them. A piece asked from a seed
+//! moves to the first peer that comes to have it, so that the seed sends what nobody else can. What a neighbour at the
+//! same site is fetching is not asked from afar. When nothing is missing any more, pieces that are late are asked from at
+//! most two more peers, and the losers are cancelled. A peer that lets a piece time out loses it to others; one that
+//! delivers nothing for long is left; one bad piece puts it on parole, a second bans it.
 
 mod choose;
+mod lanes;
 mod peer;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod tests;
 
 use crate::bits::Bits;
 use crate::defaults::{BAD_PIECES_TO_BAN, MAX_ANNOUNCED, MAX_LIES, STALL_AFTER};
+use lanes::{Background, Profile};
 use peer::Peer;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -86,6 +93,8 @@ pub enum Reason {
     Steal,
     /// A peer may have to be left.
     Stall,
+    /// The background lane may go on, or a neighbour took too long.
+    Lane,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +104,13 @@ enum State {
     Asked,
     Arrived,
     Have,
+}
+
+/// Any mixing does; this is the finaliser of MurmurHash3.
+fn mix(mut h: u32) -> u32 {
+    h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
+    h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
+    h ^ (h >> 16)
 }
 
 /// See the module.
@@ -108,11 +124,21 @@ pub struct Picker {
     order: BTreeSet<(u16, u32, u32)>,
     /// Who was asked for the pieces in state `Asked`; never empty, at most [`MAX_ASKERS`](crate::defaults::MAX_ASKERS).
     askers: BTreeMap<u32, Vec<PeerKey>>,
-    demanded: BTreeSet<u32>,
+    /// What readers wait for, and as which in turn it was asked.
+    demanded: BTreeMap<u32, u64>,
+    demands: u64,
+    profile: Profile,
+    background: Background,
+    /// Missing pieces that a neighbour fetches from afar: who, and until when we wait for it.
+    held: BTreeMap<u32, (PeerKey, Instant)>,
+    /// Bytes of second requests of the demand lane, and of all pieces.
+    hedged: (u64, u64),
     peers: BTreeMap<PeerKey, Peer>,
     /// Peers by RTT, nearest first.
     nearest: Vec<PeerKey>,
     cancels: VecDeque<(PeerKey, u32)>,
+    /// Pieces taken from a seed for a peer that has them now, if they are still missing then.
+    handed: VecDeque<(PeerKey, u32)>,
     leaves: VecDeque<(PeerKey, Leave)>,
     /// Wanted pieces that are not `Have`.
     open: u32,
@@ -132,10 +158,16 @@ impl Picker {
             copies: vec![0; pieces as usize],
             order: BTreeSet::new(),
             askers: BTreeMap::new(),
-            demanded: BTreeSet::new(),
+            demanded: BTreeMap::new(),
+            demands: 0,
+            profile: Profile::default(),
+            background: Background::default(),
+            held: BTreeMap::new(),
+            hedged: (0, 0),
             peers: BTreeMap::new(),
             nearest: Vec::new(),
             cancels: VecDeque::new(),
+            handed: VecDeque::new(),
             leaves: VecDeque::new(),
             open: 0,
             piece_bytes: PIECE_BYTES as u64 / 2,
@@ -149,11 +181,7 @@ impl Picker {
     }
 
     fn key(&self, i: u32) -> (u16, u32, u32) {
-        // Any mixing does; this is the finaliser of MurmurHash3.
-        let mut h = i ^ self.seed;
-        h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
-        h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
-        (self.copies.get(i as usize).copied().unwrap_or(0), h ^ (h >> 16), i)
+        (self.copies.get(i as usize).copied().unwrap_or(0), mix(i ^ self.seed), i)
     }
 
     fn set(&mut self, i: u32, to: State) {
@@ -164,10 +192,13 @@ impl Picker {
         if from == State::Missing {
             self.missing.clear(i);
             self.order.remove(&self.key(i));
+            self.held.remove(&i);
+            self.profile.not_missing(i);
         }
         if to == State::Missing {
             self.missing.set(i);
             self.order.insert(self.key(i));
+            self.profile.missing(i);
             self.peers.values_mut().for_each(|p| p.dry = false);
         }
         let counted = |s| !matches!(s, State::Unwanted | State::Have);
@@ -196,20 +227,6 @@ impl Picker {
         if self.state(i) == State::Unwanted {
             self.set(i, State::Missing);
         }
-    }
-
-    /// A reader waits for this piece (wanted or not yet known to be).
-    pub fn handle_demand(&mut self, i: u32) {
-        if matches!(self.state(i), State::Unwanted | State::Missing | State::Asked)
-            && self.demanded.len() < crate::defaults::MAX_DEMANDS
-        {
-            self.demanded.insert(i);
-        }
-    }
-
-    /// Whether a reader waits for this piece.
-    pub fn is_demanded(&self, i: u32) -> bool {
-        self.demanded.contains(&i)
     }
 
     /// Wanted pieces that are not durable yet.
@@ -244,8 +261,10 @@ impl Picker {
     }
 
     fn sort(&mut self) {
+        // Equally near ones in an order of each node's own, or all would ask the same ones first.
+        let class = |k: &PeerKey| self.peers.get(k).map(|p| (p.rtt.as_micros() / 1_000 + 1).ilog2());
         self.nearest = self.peers.keys().copied().collect();
-        self.nearest.sort_by_key(|k| self.peers.get(k).map(|p| p.rtt));
+        self.nearest.sort_by_key(|k| (class(k), mix(k.0 ^ self.seed)));
     }
 
     /// A session ended; what it owed is missing again.
@@ -257,6 +276,7 @@ impl Picker {
         for i in peer.have.iter() {
             self.copies_changed(i, false);
         }
+        self.release(|_, (k, _)| *k == key);
         self.cancels.retain(|(k, _)| *k != key);
         self.sort();
     }
@@ -308,6 +328,8 @@ impl Picker {
             p.dry = false;
             if !p.seed && p.have.set(i) {
                 self.copies_changed(i, true);
+                self.held.remove(&i);
+                self.relieve(key, i);
             }
         }
     }
@@ -412,6 +434,7 @@ impl Picker {
             };
         }
         self.piece_bytes = (self.piece_bytes * 15 + bytes.max(1)) / 16;
+        self.hedged.1 += bytes;
         for other in self.askers.remove(&i).unwrap_or_default() {
             if other != key && self.peers.get_mut(&other).is_some_and(|p| p.forget(i)) {
                 self.cancels.push_back((other, i));
@@ -434,6 +457,38 @@ impl Picker {
         }
     }
 
+    /// Whether a peer is at this site.
+    pub fn is_near(&self, key: PeerKey) -> bool {
+        self.peers.get(&key).is_some_and(Peer::near)
+    }
+
+    /// Whether a peer has a piece, as it says.
+    pub fn peer_has(&self, key: PeerKey, i: u32) -> bool {
+        self.peers.get(&key).is_some_and(|p| !p.choked && p.has(i))
+    }
+
+    /// A piece was put together from what is here; whether it was needed. Whoever was asked for it is told.
+    pub fn handle_local(&mut self, i: u32) -> bool {
+        if !matches!(self.state(i), State::Missing | State::Asked) {
+            return false;
+        }
+        for key in self.askers.remove(&i).unwrap_or_default() {
+            if self.peers.get_mut(&key).is_some_and(|p| p.forget(i)) {
+                self.cancels.push_back((key, i));
+            }
+        }
+        self.set(i, State::Arrived);
+        self.demanded.remove(&i);
+        true
+    }
+
+    /// A peer's answer could not be used, for no fault of its own: the piece is asked again.
+    pub fn handle_retry(&mut self, key: PeerKey, i: u32) {
+        if self.peers.get_mut(&key).is_some_and(|p| p.forget(i)) {
+            self.unask(key, i);
+        }
+    }
+
     /// A piece became durable.
     pub fn handle_stored(&mut self, i: u32) {
         if self.state(i) == State::Arrived {
@@ -450,6 +505,12 @@ impl Picker {
         if let Some(ask) = self.pick_demanded(now) {
             return Some(ask);
         }
+        while let Some((key, i)) = self.handed.pop_front() {
+            let lane = self.lane_of(i);
+            if self.state(i) == State::Missing && self.peers.get(&key).is_some_and(|p| !p.choked && p.has(i)) {
+                return Some((key, self.ask(now, key, i, lane)));
+            }
+        }
         // Slow ones last, so that what was taken from them does not go straight back.
         for slow in [false, true] {
             for n in 0..self.nearest.len() {
@@ -457,8 +518,8 @@ impl Picker {
                 if self.peers.get(&key).is_none_or(|p| p.slow != slow) {
                     continue;
                 }
-                if let Some(index) = self.pick_for(now, key) {
-                    return Some((key, self.ask(now, key, index, Lane::Background)));
+                if let Some((index, lane)) = self.pick_for(now, key) {
+                    return Some((key, self.ask(now, key, index, lane)));
                 }
             }
         }
@@ -479,6 +540,7 @@ impl Picker {
             askers.push(key);
         }
         self.set(index, State::Asked);
+        self.spend(lane);
         Ask::Want { index, lane }
     }
 }

@@ -1,7 +1,7 @@
 //! What the picker knows of one peer.
 
 use crate::bits::Bits;
-use crate::defaults::{MAX_WANTS, RTT_UNKNOWN, WINDOW_MAX, WINDOW_MIN_PIECES, WINDOW_SLACK};
+use crate::defaults::{HEDGE_FLOOR, MAX_WANTS, NEAR_RTT, RTT_UNKNOWN, WINDOW_MAX, WINDOW_MIN_PIECES, WINDOW_SLACK};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -42,6 +42,8 @@ pub(super) struct Peer {
     /// Since when it owes something and has delivered nothing.
     pub(super) waiting_since: Option<Instant>,
     interval: Option<(Instant, u64)>,
+    /// How much longer than expected its answers take: smoothed ratio and its mean deviation (as in RFC 6298).
+    ratio: Option<(f64, f64)>,
     /// Where the search in its map goes on.
     pub(super) cursor: u32,
 }
@@ -68,8 +70,21 @@ impl Peer {
             dry: false,
             waiting_since: None,
             interval: None,
+            ratio: None,
             cursor,
         }
+    }
+
+    /// Whether it is at the same site, as far as the round trip tells.
+    pub(super) fn near(&self) -> bool {
+        self.rtt_known && self.rtt <= NEAR_RTT
+    }
+
+    /// When an answer that a reader waits for is later than 19 of 20 of this peer's: time for a second request.
+    pub(super) fn hedge_after(&self, expected: Duration) -> Duration {
+        let (mean, dev) = self.ratio.unwrap_or((1.0, 0.5));
+        let p95 = expected.mul_f64((mean + 2.0 * dev).clamp(1.0, 8.0));
+        p95.max(2 * self.rtt).max(HEDGE_FLOOR)
     }
 
     pub(super) fn has(&self, i: u32) -> bool {
@@ -146,6 +161,11 @@ impl Peer {
             self.rtt = self.rtt.min(took);
         }
         self.slow = false;
+        let seen = took.as_secs_f64() / asked.expected.as_secs_f64().max(1e-6);
+        self.ratio = Some(match self.ratio {
+            None => (seen, seen / 2.0),
+            Some((mean, dev)) => (mean + (seen - mean) / 8.0, dev + ((seen - mean).abs() - dev) / 4.0),
+        });
         self.waiting_since = (!self.asked.is_empty()).then_some(now);
         let (start, sum) = self.interval.unwrap_or((asked.since, 0));
         let (sum, len) = (sum + bytes, now.saturating_duration_since(start));

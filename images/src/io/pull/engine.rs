@@ -4,24 +4,24 @@ use super::super::commit::Batch;
 use super::super::state::Lease;
 use super::super::store::{Store, StoreError, lock};
 use super::super::stream::blocking;
+use super::ahead::Supply;
 use super::session::{EVENTS, Event};
-use super::{Connect, PeerHint, PullError, PullProgress, PullReport, PullSpec, Running};
+use super::share::Sharing;
+use super::{Connect, PeerHint, PullError, PullProgress, PullReport, PullSpec, Running, Want};
+use crate::bits::Bits;
 use crate::defaults::{BATCH_BYTES, MAX_DEMANDS};
 use crate::manifest_fetch::ManifestFetch;
 use crate::picker::{PeerKey, Picker};
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, Hasher, RandomState},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use wire::NodeId;
-use wire::image::{Layout, Message, PieceId, PieceIndex, SegmentId, SegmentIndex, encode_segment, segment_id};
+use wire::image::{Layout, Message, PieceId, SegmentId, SegmentIndex, encode_segment, segment_id};
 
 /// What the pull knows of a peer across its sessions.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub(super) struct Known {
     pub(super) attempts: u32,
     pub(super) retry_at: Option<Instant>,
     pub(super) banned: bool,
+    /// It said what the image is called; once is enough.
+    pub(super) named: bool,
 }
 
 pub(super) struct Open {
@@ -48,7 +50,7 @@ pub(super) const MAX_KNOWN: usize = 1_024;
 
 /// A batch on its way to the disk.
 pub(super) struct Flush {
-    pub(super) task: JoinHandle<Result<(), StoreError>>,
+    pub(super) task: JoinHandle<(Batch, Result<(), StoreError>)>,
     pub(super) pieces: Vec<u32>,
     pub(super) segments: Vec<SegmentIndex>,
 }
@@ -59,8 +61,8 @@ pub(super) struct Image {
     pub(super) picker: Picker,
     /// The one number under which a piece's bytes are asked, for pieces that an image holds several times.
     pub(super) first: HashMap<PieceId, u32>,
-    /// Pieces to have in the end, as far as is known.
-    pub(super) total: u32,
+    /// Pieces to have in the end, as far as is known, and how many.
+    pub(super) counted: Bits,
 }
 
 pub(super) struct Pull {
@@ -76,7 +78,11 @@ pub(super) struct Pull {
     pub(super) tasks: JoinSet<()>,
     pub(super) events: mpsc::Sender<(PeerKey, Event)>,
     pub(super) inbox: mpsc::Receiver<(PeerKey, Event)>,
-    pub(super) demand: mpsc::Receiver<PieceIndex>,
+    pub(super) wants: mpsc::Receiver<Want>,
+    /// What only a pull for running guests has.
+    pub(super) supply: Supply,
+    /// What is copied from parents.
+    pub(super) sharing: Sharing,
     pub(super) _running: Registration,
     pub(super) next_key: u32,
     pub(super) batch: Batch,
@@ -85,7 +91,7 @@ pub(super) struct Pull {
     pub(super) batch_since: Option<Instant>,
     pub(super) urgent: bool,
     pub(super) flush: Option<Flush>,
-    pub(super) report: PullReport,
+    pub(super) report: Arc<Mutex<PullReport>>,
     pub(super) begun: Instant,
     pub(super) news: Instant,
     /// When progress was last shown, pieces then, pieces a second.
@@ -109,8 +115,6 @@ pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Missing ranges named in an error.
 pub(super) const NAMED_RANGES: usize = 4;
 
-static SERIAL: AtomicU64 = AtomicU64::new(0);
-
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -121,9 +125,11 @@ impl Pull {
         spec: PullSpec,
         connect: Arc<dyn Connect>,
         progress: watch::Sender<PullProgress>,
+        for_guests: bool,
     ) -> Result<Self, PullError> {
         let (events, inbox) = mpsc::channel(EVENTS);
-        let (demand_tx, demand) = mpsc::channel(MAX_DEMANDS);
+        let (wants_tx, wants) = mpsc::channel(MAX_DEMANDS);
+        let report = Arc::new(Mutex::new(PullReport::default()));
         let mut pulls = lock(&store.0.pulls);
         if pulls.contains_key(&spec.id) {
             return Err(PullError::Running(spec.id));
@@ -131,8 +137,8 @@ impl Pull {
         pulls.insert(
             spec.id,
             Running {
-                serial: SERIAL.fetch_add(1, Ordering::Relaxed),
-                demand: demand_tx,
+                wants: wants_tx,
+                report: report.clone(),
             },
         );
         drop(pulls);
@@ -147,7 +153,9 @@ impl Pull {
             tasks: JoinSet::new(),
             events,
             inbox,
-            demand,
+            wants,
+            supply: Supply::new(for_guests),
+            sharing: Sharing::default(),
             next_key: 0,
             batch: Batch::default(),
             batch_pieces: Vec::new(),
@@ -155,7 +163,7 @@ impl Pull {
             batch_since: None,
             urgent: false,
             flush: None,
-            report: PullReport::default(),
+            report,
             begun,
             news: begun,
             shown: None,
@@ -180,8 +188,8 @@ impl Pull {
             let room = self.batch.bytes() < MAX_WAITING;
             tokio::select! {
                 biased;
-                r = flush_done(&mut self.flush) => self.flushed(r)?,
-                Some(i) = self.demand.recv() => self.demanded(i),
+                (batch, r) = flush_done(&mut self.flush) => self.flushed(batch, r)?,
+                Some(want) = self.wants.recv() => self.wanted(want),
                 Some((key, event)) = self.inbox.recv(), if room => self.handle(key, event).await?,
                 hint = peers.recv(), if hints_open => match hint {
                     Some(hint) => self.hinted(hint),
@@ -195,7 +203,7 @@ impl Pull {
     /// Takes up the image if the store has its manifest.
     pub(super) async fn open_image(&mut self) -> Result<(), PullError> {
         let (store, id) = (self.store.clone(), self.spec.id);
-        let Some(state) = blocking(move || store.state(id)).await?? else {
+        let Some((state, reports, versions)) = blocking(move || store.state_and_reports(id)).await?? else {
             return Ok(());
         };
         let _ = self.state.set(state.clone());
@@ -204,13 +212,18 @@ impl Pull {
         let unknown = state.unknown_segments();
         self.fetch.handle_store(state.layout.clone(), state.table.clone());
         let needed = self.take_zero_segments(&state.layout, &state.table, unknown);
-        self.fetch.handle_unknown(&needed);
+        if self.is_lazy() {
+            self.fetch.handle_unknown_later(&needed);
+        } else {
+            self.fetch.handle_unknown(&needed);
+        }
         self.image = Some(Image {
             lease: state.lease(),
             picker,
             first: HashMap::new(),
-            total: 0,
+            counted: Bits::none(state.layout.pieces()),
         });
+        self.begin_sharing();
         let all: Vec<SegmentIndex> = (0..state.layout.segments())
             .filter_map(|s| state.layout.segment(s))
             .collect();
@@ -226,6 +239,7 @@ impl Pull {
             }
             messages.into_iter().for_each(|m| self.about_pieces(key, m));
         }
+        self.begin_supply(reports, versions);
         Ok(())
     }
 
@@ -255,22 +269,24 @@ impl Pull {
 
     /// The pieces of a segment that is known now are wanted, unless they are here or not of our part.
     pub(super) fn want_segment(&mut self, s: SegmentIndex) {
-        let part = self.spec.part;
+        let (part, lazy) = (self.spec.part, self.is_lazy());
         let Some(image) = &mut self.image else { return };
         let Some(ids) = image.lease.segment(s) else { return };
         for (i, id) in image.lease.layout.pieces_of(s).zip(ids.iter()) {
-            let ours = part.is_none_or(|(k, n)| i.get() % n == k - 1);
+            let ours = !lazy && part.is_none_or(|(k, n)| i.get() % n == k - 1);
             if id.is_zero() || !(ours || image.picker.is_demanded(i.get())) {
                 continue;
             }
             if image.lease.has(i) {
-                image.total += 1;
+                image.counted.set(i.get());
                 continue;
             }
             let first = *image.first.entry(*id).or_insert(i.get());
             if first == i.get() {
-                image.total += 1;
-                image.picker.handle_wanted(first);
+                image.counted.set(first);
+                if !self.sharing.takes(first) {
+                    image.picker.handle_wanted(first);
+                }
             }
             if image.picker.is_demanded(i.get()) {
                 image.picker.handle_demand(first);
@@ -279,9 +295,13 @@ impl Pull {
     }
 }
 
-async fn flush_done(flush: &mut Option<Flush>) -> Result<(), PullError> {
+/// Never returns without a flush.
+async fn flush_done(flush: &mut Option<Flush>) -> (Batch, Result<(), PullError>) {
     match flush {
-        Some(f) => Ok((&mut f.task).await.map_err(std::io::Error::other)??),
+        Some(f) => match (&mut f.task).await {
+            Ok((batch, result)) => (batch, result.map_err(PullError::from)),
+            Err(e) => (Batch::default(), Err(std::io::Error::other(e).into())),
+        },
         None => std::future::pending().await,
     }
 }

@@ -7,16 +7,23 @@
 //!                                    store.commit on a blocking thread ◀──┘ every 8 MiB or 0.5 s
 //! ```
 
+mod ahead;
 mod engine;
 mod session;
+mod share;
 mod steps;
 
 use super::BoxFuture;
 use super::store::{Store, StoreError};
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
-use wire::image::{ManifestError, PieceIndex};
+use wire::image::{ManifestError, Part, PieceIndex};
 use wire::{ByteSize, ImageId, NodeId};
 
 /// A byte stream to a peer.
@@ -27,6 +34,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> PeerStream for T {}
 pub trait Connect: Send + Sync + 'static {
     /// The stream, or why there is none.
     fn connect(&self, peer: NodeId) -> BoxFuture<'static, io::Result<Box<dyn PeerStream>>>;
+
+    /// This node: of two neighbours that fetch the same piece from afar, the one with the higher id leaves it to the
+    /// other. Without an id both go on.
+    fn me(&self) -> Option<NodeId> {
+        None
+    }
 }
 
 /// Somebody who may have the image. The same peer may be hinted again; that revives one that was given up.
@@ -77,6 +90,12 @@ pub struct PullReport {
     pub duplicate_bytes: u64,
     /// Pieces fetched.
     pub pieces: u32,
+    /// Bytes that are not zero and were copied from parents that are here, in place of being fetched.
+    pub shared_bytes: u64,
+    /// Names (`name:tag`) that peers gave the image by records that do not count, and why: old ones above all.
+    pub refused_names: BTreeMap<String, String>,
+    /// Pieces that needed no peer at all.
+    pub shared_pieces: u32,
     /// From begin to end.
     pub elapsed: Duration,
 }
@@ -139,11 +158,53 @@ fn reason(last: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
+/// What may be asked of a pull that runs, by [`Store::want`].
+#[derive(Debug, Clone)]
+pub enum Want {
+    /// A reader waits for this piece.
+    Demand(PieceIndex),
+    /// All of this part, before anything that nobody waits for: kernel and initrd are needed before a boot begins.
+    First(Part),
+    /// All of this part, after what a boot will read soon and before the rest: the memory of a guest that runs.
+    Next(Part),
+    /// What a boot will read soon, in order; used when no node has said anything about this very image.
+    Ahead(Arc<[u32]>),
+    /// The rest of the image too, after all else.
+    Fill,
+    /// The same, and the pull ends only when all is here.
+    Whole,
+    /// What a boot read, for the peers; an encoded [`crate::profile::Profile`].
+    Report(Arc<[u8]>),
+    /// The pages of the image's parents that are here are known. Only the pull itself says so.
+    Pages(Arc<crate::pages::PageIndex>),
+    /// Pieces were put together from what is here. Only the pull itself says so.
+    Assembled(Vec<Assembled>),
+    /// No guest needs the image any more: unless somebody wants all of it, the pull ends.
+    Release,
+}
+
+pub use share::Assembled;
+
 /// A pull under way, as readers find it.
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
-    pub(crate) serial: u64,
-    pub(crate) demand: mpsc::Sender<PieceIndex>,
+    pub(crate) wants: mpsc::Sender<Want>,
+    pub(crate) report: Arc<Mutex<PullReport>>,
+}
+
+impl Store {
+    /// Asks something of the pull of an image; `false` if none runs, or it is too busy to listen.
+    pub fn want(&self, id: ImageId, want: Want) -> bool {
+        let running = super::store::lock(&self.0.pulls).get(&id).cloned();
+        running.is_some_and(|r| r.wants.try_send(want).is_ok())
+    }
+
+    /// What the pull of an image that runs has fetched by now.
+    pub fn fetched(&self, id: ImageId) -> Option<PullReport> {
+        let running = super::store::lock(&self.0.pulls).get(&id).cloned()?;
+        let report = super::store::lock(&running.report).clone();
+        Some(report)
+    }
 }
 
 /// Pulls an image into the store from the peers that come over `peers`. Ends when everything asked for is durable, or
@@ -161,5 +222,24 @@ pub async fn pull(
     {
         return Err(PullError::Part(k, n));
     }
-    engine::Pull::start(store, spec, connect, progress)?.run(peers).await
+    engine::Pull::start(store, spec, connect, progress, false)?
+        .run(peers)
+        .await
+}
+
+/// Supplies an image to guests that run on it before it is here: fetches the manifest, and then only what
+/// [`Store::want`] asks for and what its boot profile says will be read soon. Does not give up while nobody has the
+/// image, since guests wait; ends when the image is complete, or by [`Want::Release`]. A store that is full ends it not:
+/// pieces are passed on to readers without being kept.
+pub async fn supply(
+    store: Store,
+    id: ImageId,
+    peers: mpsc::Receiver<PeerHint>,
+    connect: Arc<dyn Connect>,
+    progress: watch::Sender<PullProgress>,
+) -> Result<PullReport, PullError> {
+    let spec = PullSpec { id, part: None };
+    engine::Pull::start(store, spec, connect, progress, true)?
+        .run(peers)
+        .await
 }

@@ -1,21 +1,20 @@
 //! What a pull does at each event, and after it.
 
 use super::super::commit::{Batch, Entry};
-use super::super::stream::SessionError;
-use super::super::stream::blocking;
+use super::super::store::{StoreError, lock};
+use super::super::stream::{SessionError, blocking};
 use super::engine::{Flush, Known, MAX_EARLY, MAX_KNOWN, NAMED_RANGES, Open, PROGRESS_EVERY, Pull, now};
 use super::session::{Event, OUTBOX, Session};
 use super::{PeerHint, PullError, PullProgress, PullReport};
 use crate::defaults::{
     BATCH_AGE, BATCH_BYTES, MAX_ATTEMPTS, MAX_PULL_BYTES, MAX_PULL_PEERS, PATIENCE, RECONNECT_AFTER,
 };
-use crate::frame::Frame;
+use crate::frame::{Frame, PieceBytes};
 use crate::manifest_fetch::Step;
 use crate::picker::{Ask, Leave, PeerKey, Verdict};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
-use wire::image::swarm::ALL_PAGES;
-use wire::image::{Header, ManifestError, Message, PIECE_BYTES, PieceId, PieceIndex};
+use wire::image::{Header, ManifestError, Message, PIECE_BYTES, PieceId, PieceIndex, SegmentIndex, SignedName};
 use wire::{ByteSize, NodeId};
 
 impl Pull {
@@ -31,8 +30,19 @@ impl Pull {
                 if let Some(image) = &mut self.image {
                     image.picker.handle_joined(key, rtt);
                 }
+                self.ask_profile(key);
+                self.send(key, Message::GetNames);
             }
-            Event::Piece { index, id, frame } => self.piece(key, index, id, frame),
+            Event::Piece {
+                index,
+                id,
+                frame,
+                bytes,
+                came,
+            } => {
+                self.piece(key, index, (id, frame), (came, bytes));
+            }
+            Event::NotShared { index } => self.not_shared(key, index),
             Event::BadPiece { index } => {
                 if let Some(image) = &mut self.image {
                     image.picker.handle_bad_piece(key, index);
@@ -44,27 +54,47 @@ impl Pull {
         Ok(())
     }
 
-    fn piece(&mut self, key: PeerKey, index: u32, id: PieceId, frame: Frame) {
+    fn piece(
+        &mut self,
+        key: PeerKey,
+        index: u32,
+        (id, frame): (PieceId, Frame),
+        (came, decoded): (u64, Arc<PieceBytes>),
+    ) {
         let (Some(open), Some(image)) = (self.open.get(&key), &mut self.image) else {
             return;
         };
-        let bytes = frame.bytes.len() as u64;
+        let bytes = came;
         let waited_for = image.picker.is_demanded(index);
         match image.picker.handle_piece(now(), key, index, bytes) {
             Verdict::New => {
-                *self.report.bytes_from.entry(open.peer).or_default() += bytes;
-                self.report.bytes += bytes;
-                self.report.pieces += 1;
+                let mut report = lock(&self.report);
+                *report.bytes_from.entry(open.peer).or_default() += bytes;
+                report.bytes += bytes;
+                report.pieces += 1;
+                let mask = self.sharing.pages(index);
+                report.shared_bytes += super::share::pages_that_are_not_zero(&decoded, !mask);
+                drop(report);
+                self.store.note_received(open.peer, bytes);
                 if let Some(known) = self.known.get_mut(&open.peer) {
                     known.attempts = 0;
                 }
                 self.news = now();
-                self.urgent |= waited_for;
+                self.urgent |= waited_for && !self.supply.for_guests();
+                if waited_for || self.supply.is_lazy() {
+                    // Its hash is right, so whoever waits may have it at once; only peers wait until it is durable.
+                    lock(&self.store.0.cache).put(id, decoded);
+                    image.lease.touch();
+                }
+                if self.supply.passes_through(self.news) {
+                    image.picker.handle_unwanted(index);
+                    return;
+                }
                 self.batch_since.get_or_insert(self.news);
                 self.batch.pieces.push((id, frame));
                 self.batch_pieces.push(index);
             }
-            Verdict::Duplicate | Verdict::Unasked => self.report.duplicate_bytes += bytes,
+            Verdict::Duplicate | Verdict::Unasked => lock(&self.report).duplicate_bytes += bytes,
         }
     }
 
@@ -75,6 +105,18 @@ impl Pull {
             Message::Segment { index, bytes } => self.fetch.handle_segment(key, index, bytes.0),
             Message::Absent { index } => {
                 self.fetch.handle_absent(now(), key, index);
+                return Ok(());
+            }
+            Message::Names { records } => {
+                self.names_came(key, records).await?;
+                return Ok(());
+            }
+            Message::Lists { indices, lists } => {
+                self.lists_came(key, &indices, &lists.0);
+                return Ok(());
+            }
+            Message::Profile { bytes } => {
+                self.take_profile(key, &bytes.0);
                 return Ok(());
             }
             m => {
@@ -124,6 +166,27 @@ impl Pull {
         Ok(())
     }
 
+    /// What a peer says that the image is called. The peer is not to blame for what others signed.
+    async fn names_came(&mut self, key: PeerKey, records: Vec<SignedName>) -> Result<(), PullError> {
+        let known = self.open.get(&key).and_then(|o| self.known.get_mut(&o.peer));
+        if known.is_none_or(|k| std::mem::replace(&mut k.named, true)) {
+            return Ok(());
+        }
+        for signed in records {
+            let Ok(record) = signed.open() else { continue };
+            if record.image != self.spec.id {
+                continue;
+            }
+            let (store, name) = (self.store.clone(), format!("{}:{}", record.name, record.tag));
+            let now = super::super::store::unix_now();
+            if let Err(e) = blocking(move || store.accept_name(&signed, now)).await? {
+                tracing::debug!(%name, error = %e, "a name does not count");
+                lock(&self.report).refused_names.insert(name, e.to_string());
+            }
+        }
+        Ok(())
+    }
+
     /// What a peer has, has not, or will not give.
     pub(super) fn about_pieces(&mut self, key: PeerKey, m: Message) {
         let Some(image) = &mut self.image else {
@@ -145,12 +208,19 @@ impl Pull {
             Message::NotHave { index } => picker.handle_not_have(key, index),
             Message::Choke => picker.handle_choke(key),
             Message::Unchoke => picker.handle_unchoke(key),
-            Message::InFlight { .. } => {}
+            Message::InFlight { ranges } => {
+                let yields = self
+                    .open
+                    .get(&key)
+                    .zip(self.connect.me())
+                    .is_some_and(|(o, me)| me > o.peer);
+                picker.handle_in_flight(now(), key, &ranges, yields);
+            }
             _ => self.leave(key, Leave::Protocol),
         }
     }
 
-    fn leave(&mut self, key: PeerKey, why: Leave) {
+    pub(super) fn leave(&mut self, key: PeerKey, why: Leave) {
         let Some(open) = self.forget_session(key) else { return };
         tracing::debug!(peer = %open.peer, why = %why, "leaving a peer");
         self.last_end = Some(why.to_string());
@@ -169,6 +239,7 @@ impl Pull {
     fn forget_session(&mut self, key: PeerKey) -> Option<Open> {
         let open = self.open.remove(&key)?;
         self.fetch.handle_left(key);
+        self.sharing.left(key);
         if let Some(image) = &mut self.image {
             image.picker.handle_left(key);
         }
@@ -204,15 +275,20 @@ impl Pull {
             if id.is_zero() || image.lease.has(i) {
                 return;
             }
-            index = *image.first.entry(id).or_insert_with(|| {
-                image.total += 1;
-                index
-            });
+            index = *image.first.entry(id).or_insert(index);
+            image.counted.set(index);
+            // It was here and is not any more, or this pull has never asked for it.
+            image.picker.handle_rotten(index);
+            self.sharing.urgent(index);
             image.picker.handle_wanted(index);
+        } else {
+            self.fetch.handle_needed(i.segment(), true);
+            self.supply.wait_for(i);
+            return;
         }
         image.picker.handle_demand(index);
         // It may be in a batch that waits to be made durable.
-        self.urgent = true;
+        self.urgent |= self.batch_pieces.contains(&index);
     }
 
     pub(super) fn timeout(&mut self) {
@@ -221,6 +297,8 @@ impl Pull {
         if let Some(image) = &mut self.image {
             image.picker.handle_timeout(t);
         }
+        self.sharing_timeout();
+        self.try_to_keep(t);
     }
 
     /// Everything that follows from what happened.
@@ -233,14 +311,18 @@ impl Pull {
         while let Some((key, m)) = self.fetch.poll_transmit(t) {
             self.send(key, m);
         }
+        self.poll_sharing();
         while let Some((key, ask)) = self.image.as_mut().and_then(|i| i.picker.poll_transmit(t)) {
             let m = match ask {
-                Ask::Want { index, lane } => Message::Want {
-                    index,
-                    pages: ALL_PAGES,
-                    lane,
-                    list: false,
-                },
+                Ask::Want { index, lane } => {
+                    self.tell_neighbours(key, index);
+                    Message::Want {
+                        index,
+                        pages: self.sharing.pages(index),
+                        lane,
+                        list: false,
+                    }
+                }
                 Ask::Cancel { index } => Message::Cancel { index },
             };
             self.send(key, m);
@@ -249,7 +331,16 @@ impl Pull {
         self.show();
     }
 
-    fn send(&mut self, key: PeerKey, m: Message) {
+    /// A piece that is fetched from afar is not fetched by a neighbour too.
+    fn tell_neighbours(&self, key: PeerKey, index: u32) {
+        if let Some(image) = &self.image
+            && !image.picker.is_near(key)
+        {
+            image.lease.note_fetching(index);
+        }
+    }
+
+    pub(super) fn send(&mut self, key: PeerKey, m: Message) {
         let Some(open) = self.open.get(&key) else { return };
         if let Err(mpsc::error::TrySendError::Full(_)) = open.outbox.try_send(m) {
             self.leave(key, Leave::Stalled);
@@ -276,6 +367,8 @@ impl Pull {
                 image: self.spec.id,
                 state: self.state.clone(),
                 events: self.events.clone(),
+                store: self.store.clone(),
+                plans: self.sharing.plans(),
             };
             self.tasks.spawn(session.run(self.connect.clone(), inbox));
             self.open.insert(
@@ -321,36 +414,64 @@ impl Pull {
         self.batch_since = None;
         self.urgent = false;
         let (store, state, of_batch) = (self.store.clone(), (*image.lease).clone(), segments.clone());
-        let task = tokio::task::spawn_blocking(move || store.commit_for(&batch, &state, &of_batch));
+        // A guest's supply does not wait for room: it passes pieces on.
+        let patient = !self.supply.for_guests();
+        let task = tokio::task::spawn_blocking(move || {
+            let commit = || store.commit_for(&batch, &state, &of_batch);
+            let mut result = commit();
+            let no_room = |r: &_| matches!(r, Err(StoreError::Full { .. } | StoreError::Quota { .. }));
+            while patient && no_room(&result) && store.wait_for_room(batch.bytes() as u64) {
+                result = commit();
+            }
+            (batch, result)
+        });
         self.flush = Some(Flush { task, pieces, segments });
     }
 
-    pub(super) fn flushed(&mut self, result: Result<(), PullError>) -> Result<(), PullError> {
-        result?;
+    pub(super) fn flushed(&mut self, batch: Batch, result: Result<(), PullError>) -> Result<(), PullError> {
         let Some(flush) = self.flush.take() else { return Ok(()) };
+        if let Err(e) = result {
+            return self.not_kept(batch, flush, e);
+        }
         if let Some(image) = &mut self.image {
             flush.pieces.into_iter().for_each(|i| image.picker.handle_stored(i));
         }
-        flush.segments.into_iter().for_each(|s| self.want_segment(s));
+        self.know(flush.segments);
         Ok(())
     }
 
+    /// These segments are known now.
+    pub(super) fn know(&mut self, segments: Vec<SegmentIndex>) {
+        let any = !segments.is_empty();
+        segments.into_iter().for_each(|s| self.want_segment(s));
+        if any {
+            let due = self.supply.take_waiting();
+            due.into_iter().for_each(|i| self.demanded(i));
+            self.order_profile();
+            self.carry_profile();
+        }
+    }
+
     pub(super) fn is_done(&self) -> bool {
-        let settled = self.flush.is_none() && self.batch.is_empty() && self.fetch.is_done();
+        if self.supply.for_guests() {
+            return self.supply_done();
+        }
+        let settled = self.flush.is_none() && self.batch.is_empty() && self.fetch.is_done() && self.sharing.open() == 0;
         settled && self.image.as_ref().is_some_and(|i| i.picker.open() == 0)
     }
 
     pub(super) fn finish(mut self) -> PullReport {
         self.shown = None;
         self.show();
-        self.report.elapsed = now().saturating_duration_since(self.begun);
-        std::mem::take(&mut self.report)
+        let mut report = lock(&self.report);
+        report.elapsed = now().saturating_duration_since(self.begun);
+        report.clone()
     }
 
     pub(super) fn check_patience(&self, hints_open: bool) -> Result<(), PullError> {
         let waited = now().saturating_duration_since(self.news);
         let nobody = !hints_open && self.open.is_empty() && self.known.values().all(|k| k.retry_at.is_none());
-        if waited < PATIENCE && !nobody || self.flush.is_some() {
+        if waited < PATIENCE && !nobody || self.flush.is_some() || self.supply.for_guests() {
             return Ok(());
         }
         let last = self.last_end.clone();
@@ -384,15 +505,18 @@ impl Pull {
 
     pub(super) fn deadline(&self) -> std::time::Instant {
         // While a batch is on its way to the disk, its end is the next thing to wait for.
-        let mut at = if self.flush.is_some() {
+        // Nor does one that never gives up look at how long nothing came.
+        let mut at = if self.flush.is_some() || self.supply.for_guests() {
             now() + PATIENCE
         } else {
             self.news + PATIENCE
         };
         at = at.min(self.fetch.poll_timeout().unwrap_or(at));
+        at = at.min(self.sharing.poll_timeout().unwrap_or(at));
         if let Some(image) = &self.image {
             at = at.min(image.picker.poll_timeout().map_or(at, |(t, _)| t));
         }
+        at = at.min(self.supply.poll_timeout().unwrap_or(at));
         if self.flush.is_none() {
             at = at.min(self.batch_since.map_or(at, |t| t + BATCH_AGE));
         }
@@ -406,7 +530,8 @@ impl Pull {
     fn show(&mut self) {
         let Some(image) = &self.image else { return };
         let t = now();
-        let have = image.total - image.picker.open().min(image.total);
+        let total = image.counted.ones();
+        let have = total - image.picker.open().min(total);
         let (since, before, mut rate) = self.shown.unwrap_or((self.begun, have, 0.0));
         let passed = t.saturating_duration_since(since);
         if self.shown.is_some() && passed < PROGRESS_EVERY {
@@ -416,12 +541,12 @@ impl Pull {
             rate = (rate * 3.0 + f64::from(have.saturating_sub(before)) / passed.as_secs_f64()) / 4.0;
         }
         self.shown = Some((t, have, rate));
-        let left = f64::from(image.total - have);
+        let left = f64::from(total - have);
         let eta = (rate > 0.01).then(|| Duration::from_secs_f64(left / rate));
         self.progress.send_replace(PullProgress {
-            pieces_total: image.total,
+            pieces_total: total,
             pieces_have: have,
-            bytes_total: u64::from(image.total) * PIECE_BYTES as u64,
+            bytes_total: u64::from(total) * PIECE_BYTES as u64,
             bytes_have: u64::from(have) * PIECE_BYTES as u64,
             rate: (rate * PIECE_BYTES as f64) as u64,
             peers: self.open.values().filter(|o| o.welcome).count(),

@@ -221,3 +221,21 @@ fn the_quota_holds() {
     ));
     store.commit(&batch(0..2), false).unwrap();
 }
+
+/// What a start costs does not grow with the bytes of the images: no pack is read, whatever stopped the node.
+#[test]
+fn fault_7_a_start_after_kill_9_reads_the_index_and_no_piece() {
+    let disk = FaultyDisk::new();
+    let store = open_on(&disk).unwrap();
+    store.commit(&batch(0..400), false).unwrap();
+    for crash in [Crash::Process, Crash::Power] {
+        let after = disk.after(crash);
+        let again = open_on(&after).unwrap();
+        let (packs, index) = (after.read(".pack"), after.read(".redb"));
+        assert_eq!(packs, 0, "{crash:?}");
+        assert!(index < 3 * after.used() as u64, "{crash:?}: {index} bytes of index");
+        // Each piece is looked at when it is first read.
+        let id = PieceId::of(&piece(8));
+        assert!(again.piece(id).unwrap().is_some() && after.read(".pack") < 70_000);
+    }
+}

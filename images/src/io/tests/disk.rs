@@ -38,6 +38,8 @@ struct World {
     fail_at: Option<u64>,
     dead: bool,
     capacity: usize,
+    /// Bytes read of each file.
+    read: BTreeMap<String, u64>,
 }
 
 /// The disk. Clones are the same disk.
@@ -65,6 +67,7 @@ impl FaultyDisk {
             fail_at: None,
             dead: false,
             capacity: usize::MAX,
+            read: BTreeMap::new(),
         };
         Self(Arc::new(Mutex::new(world)))
     }
@@ -91,6 +94,12 @@ impl FaultyDisk {
 
     pub(super) fn used(&self) -> usize {
         self.world().files.values().map(|c| c.now.len()).sum()
+    }
+
+    /// Bytes read so far of files whose name ends so.
+    pub(super) fn read(&self, ending: &str) -> u64 {
+        let w = self.world();
+        w.read.iter().filter(|(n, _)| n.ends_with(ending)).map(|(_, n)| n).sum()
     }
 
     /// The disk as it is found after the crash.
@@ -123,6 +132,7 @@ impl FaultyDisk {
             fail_at: None,
             dead: false,
             capacity: usize::MAX,
+            read: BTreeMap::new(),
         })))
     }
 }
@@ -208,7 +218,8 @@ impl DiskFile for FaultyFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let w = self.0.world();
+        let mut w = self.0.world();
+        *w.read.entry(self.1.clone()).or_default() += buf.len() as u64;
         if w.dead {
             return Err(dead());
         }

@@ -101,14 +101,19 @@ fn what_cannot_be_imported_is_said_and_leaves_nothing() {
             .to_string()
     };
     assert!(refused(b"").contains("is empty"));
-    assert!(refused(b"KDMV\x01\0\0\0").contains("is a VMDK file"));
-    assert!(refused(b"vhdxfile").contains("is a VHDX file"));
+    assert!(refused(b"KDMV\x01\0\0\0").contains("VMDK image is malformed"));
+    assert!(refused(b"vhdxfile").contains("VHDX image is malformed"));
     assert!(refused(b"\x1f\x8b\x08").contains("is a gzip file"));
     assert!(refused(b"QFI\xfb raw after all").contains("qcow2"));
     let missing = lab.store.import(&spec(&lab.path("none"), "x"), &mut |_| {});
     assert!(matches!(missing, Err(ImportError::Source { .. })));
     let folder = lab.store.import(&spec(lab.dir.path(), "x"), &mut |_| {});
-    assert!(matches!(folder, Err(ImportError::Unfit { .. })));
+    assert!(
+        folder
+            .unwrap_err()
+            .to_string()
+            .contains("the folder is not an OCI layout")
+    );
     assert!(lab.store.list().unwrap().is_empty());
 }
 
@@ -133,6 +138,70 @@ fn a_qcow2_becomes_the_image_of_its_bytes() {
         assert_eq!(from_qcow2, lab.image("raw", &bytes));
     }
     assert_eq!(std::fs::read_dir(lab.path("store/tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn vmdk_and_vhdx_become_the_image_of_their_bytes() {
+    let lab = Lab::new();
+    let bytes = disk_bytes(32, 0);
+    let raw = lab.path("raw");
+    std::fs::write(&raw, &bytes).unwrap();
+    let other = lab.path("other");
+    for (format, options) in [
+        ("vmdk", &[][..]),
+        ("vmdk", &["-o", "subformat=streamOptimized"]),
+        ("vhdx", &[]),
+    ] {
+        let args = [
+            &["convert", "-f", "raw", "-O", format][..],
+            options,
+            &[raw.to_str().unwrap()],
+        ]
+        .concat();
+        if !qemu_img(&args, &other) {
+            return;
+        }
+        let imported = lab.store.import(&spec(&other, "x"), &mut |_| {}).unwrap();
+        assert_eq!(imported, lab.image("raw", &bytes), "{format} {options:?}");
+    }
+    assert_eq!(std::fs::read_dir(lab.path("store/tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn abuse_22_a_vmdk_with_a_parent_is_refused() {
+    let lab = Lab::new();
+    let (parent, child) = (lab.path("parent.vmdk"), lab.path("child.vmdk"));
+    if Command::new("qemu-img").arg("--version").output().is_err() {
+        return eprintln!("skipped: qemu-img is missing");
+    }
+    let make = |args: &[&str]| Command::new("qemu-img").args(args).status().unwrap().success();
+    assert!(make(&["create", "-q", "-f", "vmdk", parent.to_str().unwrap(), "1M"]));
+    let back = ["create", "-q", "-f", "vmdk", "-F", "vmdk", "-b"];
+    assert!(make(
+        &[&back[..], &[parent.to_str().unwrap(), child.to_str().unwrap()]].concat()
+    ));
+    let refused = lab
+        .store
+        .import(&spec(&child, "x"), &mut |_| {})
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("another file (a parent)"), "{refused}");
+    assert!(make(&[
+        "create",
+        "-q",
+        "-f",
+        "vmdk",
+        "-o",
+        "subformat=monolithicFlat",
+        lab.path("flat.vmdk").to_str().unwrap(),
+        "1M"
+    ]));
+    let refused = lab
+        .store
+        .import(&spec(&lab.path("flat.vmdk"), "x"), &mut |_| {})
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("VMDK"), "{refused}");
 }
 
 #[test]

@@ -4,9 +4,15 @@ mod chaos;
 mod crash;
 mod disk;
 mod import;
+mod life;
+mod mount;
+mod names;
 mod nbd;
 mod net;
+mod oci;
+mod share;
 mod store;
+mod supply;
 mod swarm;
 
 use super::{ImportSpec, Store, StoreConfig};
@@ -57,6 +63,7 @@ pub(super) fn spec(file: &Path, name: &str) -> ImportSpec {
         kernel: None,
         initrd: None,
         cmdline: None,
+        parents: vec![],
     }
 }
 

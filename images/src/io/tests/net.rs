@@ -139,7 +139,7 @@ async fn bent(
         let mut reader = Reader::new(from_server);
         while let Ok(Some(m)) = reader.next().await {
             for m in how(m) {
-                if let Message::Piece { bytes, .. } = &m {
+                if let Message::Piece { bytes, .. } | Message::Lists { lists: bytes, .. } = &m {
                     counter.fetch_add(bytes.0.len() as u64, Ordering::Relaxed);
                 }
                 if send(&mut to_client, &m).await.is_err() {
