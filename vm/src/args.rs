@@ -25,6 +25,16 @@ pub mod files {
     pub const NIC: &str = "nic.sock";
     /// The image under the overlay; the node listens, QEMU connects.
     pub const DISK: &str = "disk.sock";
+    /// The guest agent's port; QEMU listens, the node connects.
+    pub const AGENT: &str = "agent.sock";
+    /// The screen, as VNC; QEMU listens, the node connects.
+    pub const DISPLAY: &str = "display.sock";
+    /// Where the node takes what is saved of the guest.
+    pub const STATE: &str = "state.sock";
+    /// Where a new QEMU takes it back.
+    pub const LOAD: &str = "load.sock";
+    /// The cloud-init seed, in the folder above.
+    pub const SEED: &str = "../seed.iso";
     /// The kernel of a direct boot, in the folder above, which QEMU can read and not write.
     pub const KERNEL: &str = "../kernel";
     /// Its initrd.
@@ -40,11 +50,13 @@ pub enum Cpu {
     Host,
 }
 
-/// Where the guest's RAM lives. A warm start adds a file.
+/// Where the guest's RAM lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ram {
     /// Anonymous memory.
     Anonymous,
+    /// A memory file that QEMU inherits as this descriptor, so that it can be kept without QEMU's help.
+    File(i32),
 }
 
 /// What a start adds to the spec.
@@ -64,8 +76,46 @@ pub struct Launch<'a> {
     pub kernel: bool,
     /// [`files::INITRD`] is there.
     pub initrd: bool,
+    /// Both are still coming: the guest goes on from memory, and a reset ends this process instead of booting.
+    pub later: bool,
     /// The kernel's command line, checked.
     pub cmdline: Option<&'a str>,
+    /// [`files::SEED`] is there.
+    pub seed: bool,
+    /// It waits for what was saved of it.
+    pub incoming: bool,
+}
+
+/// Put before a Linux kernel's own words where its processor is software: on a busy host such a one does not get ten timer
+/// ticks in the time that the kernel allows, and it would panic ("IO-APIC + timer doesn't work"). KVM's guests do the same
+/// of their own accord. Other kernels pass over what they do not know.
+const SOFT_CLOCK: &str = "no_timer_check";
+
+/// Options that make the guest's hardware: what was saved of one guest fits no other hardware.
+const HARDWARE: [&str; 6] = ["-machine", "-accel", "-cpu", "-smp", "-m", "-device"];
+
+/// Names the hardware of a command line: a hash over the options that make it, as hex.
+pub fn hardware(argv: &[String]) -> String {
+    let mut hash = blake3::Hasher::new();
+    for pair in argv.windows(2).filter(|p| HARDWARE.contains(&p[0].as_str())) {
+        for word in pair {
+            hash.update(&(word.len() as u64).to_be_bytes());
+            hash.update(word.as_bytes());
+        }
+    }
+    hash.finalize().to_hex().to_string()
+}
+
+/// The same without what tells two machines of one kind apart: their NICs' addresses.
+pub fn devices(argv: &[String]) -> String {
+    let nameless = argv.iter().map(|word| match word.split_once(",mac=") {
+        Some((before, after)) => {
+            let rest = after.split_once(',').map_or("", |(_, rest)| rest);
+            format!("{before},{rest}")
+        }
+        None => word.clone(),
+    });
+    hardware(&nameless.collect::<Vec<_>>())
 }
 
 /// The newest versioned q35 machine type in QEMU's answer to `-machine help`, or the pinned one if it is listed.
@@ -93,8 +143,12 @@ pub fn argv(spec: &GuestSpec, launch: &Launch<'_>) -> Vec<String> {
     machine(&mut a, spec, launch);
     monitors(&mut a);
     ports_and_rng(&mut a);
+    screen_and_agent(&mut a);
     if launch.disk {
         disk(&mut a);
+    }
+    if launch.seed {
+        seed(&mut a);
     }
     if spec.lan.is_some() {
         nic(&mut a, spec);
@@ -106,6 +160,9 @@ pub fn argv(spec: &GuestSpec, launch: &Launch<'_>) -> Vec<String> {
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
     put(&mut a, "-msg", "timestamp=on");
+    if launch.incoming {
+        put(&mut a, "-incoming", "defer");
+    }
     a
 }
 
@@ -141,10 +198,17 @@ fn machine(a: &mut Vec<String>, spec: &GuestSpec, launch: &Launch<'_>) {
             "-object",
             format!("memory-backend-ram,id=ram0,size={}M", spec.memory.0 >> 20),
         ),
+        Ram::File(fd) => put(
+            a,
+            "-object",
+            format!(
+                "memory-backend-file,id=ram0,size={}M,share=on,mem-path=/proc/self/fd/{fd}",
+                spec.memory.0 >> 20
+            ),
+        ),
     }
     put(a, "-rtc", "base=utc,driftfix=slew");
     put(a, "-display", "none");
-    put(a, "-vga", "none");
     // The node lets the CPUs go once it holds the monitor, and keeps the process after the guest's own shutdown, so
     // that an end in order and a crash are told apart even if no node was there to see it.
     a.extend(["-S".into(), "-no-shutdown".into()]);
@@ -174,6 +238,36 @@ fn ports_and_rng(a: &mut Vec<String>) {
     put(a, "-object", "rng-builtin,id=rng0");
     put(a, "-device", "virtio-rng-pci,rng=rng0,bus=pcie.0");
     put(a, "-device", "vmgenid,guid=auto");
+    put(a, "-device", "virtio-balloon-pci,id=balloon0,bus=pcie.0");
+}
+
+/// A screen that anybody may look at over the mesh, and a port for the guest's agent.
+fn screen_and_agent(a: &mut Vec<String>) {
+    put(a, "-device", "VGA,id=vga0,vgamem_mb=8,bus=pcie.0");
+    put(a, "-vnc", format!("unix:{}", files::DISPLAY));
+    put(a, "-device", "virtio-serial-pci,id=vser0,bus=pcie.0");
+    put(
+        a,
+        "-chardev",
+        format!("socket,id=agent,path={},server=on,wait=off", files::AGENT),
+    );
+    put(
+        a,
+        "-device",
+        "virtserialport,bus=vser0.0,chardev=agent,id=agent0,name=org.qemu.guest_agent.0",
+    );
+}
+
+/// What cloud-init reads, as a second disk. <https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html>
+fn seed(a: &mut Vec<String>) {
+    let file =
+        serde_json::json!({ "driver": "file", "node-name": "seed-file", "filename": files::SEED, "read-only": true });
+    let raw = serde_json::json!({ "driver": "raw", "node-name": "seed", "file": "seed-file", "read-only": true });
+    for node in [file, raw] {
+        put(a, "-blockdev", node.to_string());
+    }
+    put(a, "-device", "virtio-blk-pci,id=vdb,drive=seed,bus=pcie.0");
+    put(a, "-smbios", "type=1,serial=ds=nocloud");
 }
 
 fn disk(a: &mut Vec<String>) {
@@ -210,6 +304,9 @@ fn nic(a: &mut Vec<String>, spec: &GuestSpec) {
 }
 
 fn boot(a: &mut Vec<String>, launch: &Launch<'_>) {
+    if launch.later {
+        put(a, "-action", "reboot=shutdown");
+    }
     if !launch.kernel {
         return;
     }
@@ -217,8 +314,11 @@ fn boot(a: &mut Vec<String>, launch: &Launch<'_>) {
     if launch.initrd {
         put(a, "-initrd", files::INITRD);
     }
-    if let Some(c) = launch.cmdline {
-        put(a, "-append", c);
+    match (launch.accel, launch.cmdline) {
+        (Accel::Tcg, Some(c)) => put(a, "-append", format!("{SOFT_CLOCK} {c}")),
+        (Accel::Tcg, None) => put(a, "-append", SOFT_CLOCK),
+        (Accel::Kvm, Some(c)) => put(a, "-append", c),
+        (Accel::Kvm, None) => {}
     }
 }
 

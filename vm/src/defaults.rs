@@ -130,11 +130,63 @@ pub const GUEST_NICE: i32 = 5;
 /// Open files of a guest's process: sockets, disk and KVM need a few dozen.
 pub const GUEST_OPEN_FILES: u64 = 1_024;
 
+/// Users of guests where the node is root: a range that neither distributions (below 65,536) nor container runtimes (from
+/// 100,000 or 524,288, 65,536 each) give away.
+pub const GUEST_UIDS: std::ops::Range<u32> = 0x7000_0000..0x7010_0000;
+
+/// Core file of a guest's process, bytes: none, its memory is the guest's.
+pub const GUEST_CORE_BYTES: u64 = 0;
+
+/// How much larger than its disk (and an eighth of that, for qcow2's tables) a file of a guest's process may be, bytes:
+/// its log, and the tables of a small disk.
+pub const GUEST_FILE_SLACK: u64 = 1 << 30;
+
 /// A helper such as `qemu-img` or a probe of the accelerator ends within this.
 pub const HELPER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Most bytes taken from a helper's output.
 pub const MAX_HELPER_OUTPUT: usize = 64 << 10;
+
+/// Most bytes of devices' state that QEMU gives when a guest is saved; 0.3 to 0.8 MB were measured, and a screen's
+/// memory is in it.
+pub const MAX_DEVICE_STATE: u64 = 256 << 20;
+
+/// How long QEMU may take to give or take a guest's state; the largest guest on a slow disk, not a network.
+pub const TRANSFER_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Between two looks at a transfer that is under way.
+pub const TRANSFER_POLL: Duration = Duration::from_millis(5);
+
+/// Pages of a guest's memory that it waits for at a time, while the rest comes: as many as its CPUs and devices touch.
+pub const MAX_FAULTS: usize = 64;
+
+/// Pieces of memory that are given ahead of what is asked, before it is looked again what a guest waits for.
+pub const MEMORY_AHEAD: usize = 16;
+
+/// How long the cable of a guest that began from another's memory is pulled: long enough for its driver to see it.
+pub const REPLUG: Duration = Duration::from_millis(300);
+
+/// Pause between two looks at what has come of a guest's memory.
+pub const MEMORY_LOOK: Duration = Duration::from_millis(10);
+
+/// Longest line of a guest's agent, bytes: output of two commands' streams in base64, and as much again. It is a stranger
+/// who may say anything.
+pub const MAX_AGENT_LINE: usize = 4 << 20;
+
+/// How long an agent may take to say that it is there; a busy guest under TCG answers within a second.
+pub const AGENT_GREETING: Duration = Duration::from_secs(3);
+
+/// How long an agent may take for one answer: it flushes a file, it forks a program.
+pub const AGENT_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Between the first two looks at a command in a guest; each next wait is twice as long.
+pub const AGENT_POLL: Duration = Duration::from_millis(20);
+
+/// Longest wait between two looks.
+pub const AGENT_POLL_MAX: Duration = Duration::from_millis(500);
+
+/// Most snapshots of one guest.
+pub const MAX_SNAPSHOTS: usize = 16;
 
 /// Longest path of a unix socket, bytes: `sun_path` has 108, one for the NUL.
 pub const MAX_SOCKET_PATH: usize = 107;

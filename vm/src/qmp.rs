@@ -5,13 +5,17 @@
 //! of the greeting are passed over. Nothing here trusts the other side: a compromised QEMU may say anything, so lines,
 //! pending commands and held events are bounded, and each command has its own deadline.
 
-use crate::defaults::{MAX_QMP_LINE, MAX_QMP_PENDING, MAX_QUEUED, QMP_DEADLINE};
+use crate::{
+    args::files,
+    defaults::{MAX_QMP_LINE, MAX_QMP_PENDING, MAX_QUEUED, QMP_DEADLINE},
+};
 use bytes::{Buf, Bytes, BytesMut};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
+use wire::units::ByteSize;
 
 /// A command that this node gives. Nothing else is ever sent, and nothing a peer says reaches a monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +34,24 @@ pub enum Command {
     Powerdown,
     /// Ends QEMU.
     Quit,
+    /// What this QEMU can do when it saves a guest.
+    QuerySaveAbilities,
+    /// Leaves RAM that is a shared file out of what is saved: its file is kept instead.
+    LeaveFileOut,
+    /// Takes memory after the CPUs run.
+    MemoryLater,
+    /// Saves the guest, which stands still, to [`files::STATE`].
+    Save,
+    /// Takes what was saved at [`files::LOAD`], where QEMU listens from then on.
+    Load,
+    /// How far saving or loading is.
+    QueryTransfer,
+    /// Ends saving.
+    CancelTransfer,
+    /// Pulls the NIC's cable, or plugs it in.
+    Link(bool),
+    /// Asks the guest to keep so much memory and give the rest back.
+    Balloon(ByteSize),
 }
 
 impl Command {
@@ -43,13 +65,38 @@ impl Command {
             Self::Stop => "stop",
             Self::Powerdown => "system_powerdown",
             Self::Quit => "quit",
+            Self::QuerySaveAbilities => "query-migrate-capabilities",
+            Self::LeaveFileOut | Self::MemoryLater => "migrate-set-capabilities",
+            Self::Save => "migrate",
+            Self::Load => "migrate-incoming",
+            Self::QueryTransfer => "query-migrate",
+            Self::CancelTransfer => "migrate_cancel",
+            Self::Link(_) => "set_link",
+            Self::Balloon(_) => "balloon",
+        }
+    }
+
+    /// Its arguments; made of fixed words and checked numbers alone.
+    pub fn arguments(self) -> Option<Value> {
+        match self {
+            // A guest whose memory came while it ran was given the one, which excludes the other.
+            Self::LeaveFileOut => Some(json!({ "capabilities": [
+                { "capability": "postcopy-ram", "state": false },
+                { "capability": "x-ignore-shared", "state": true },
+            ] })),
+            Self::Link(up) => Some(json!({ "name": "net0", "up": up })),
+            Self::MemoryLater => Some(json!({ "capabilities": [{ "capability": "postcopy-ram", "state": true }] })),
+            Self::Save => Some(json!({ "uri": format!("unix:{}", files::STATE) })),
+            Self::Load => Some(json!({ "uri": format!("unix:{}", files::LOAD) })),
+            Self::Balloon(keep) => Some(json!({ "value": keep.0 })),
+            _ => None,
         }
     }
 
     /// How long its reply may take. `cont` activates the disks, which may wait for the network.
     pub fn deadline(self) -> Duration {
         match self {
-            Self::Cont => QMP_DEADLINE * 3,
+            Self::Cont | Self::Stop => QMP_DEADLINE * 3,
             _ => QMP_DEADLINE,
         }
     }
@@ -80,7 +127,7 @@ impl RunState {
         match word {
             "running" => Self::Running,
             "prelaunch" | "inmigrate" => Self::Prelaunch,
-            "paused" | "suspended" | "debug" => Self::Paused,
+            "paused" | "suspended" | "debug" | "postmigrate" | "finish-migrate" | "save-vm" => Self::Paused,
             "io-error" => Self::IoError,
             "shutdown" => Self::Shutdown,
             "internal-error" | "guest-panicked" | "watchdog" => Self::InternalError,
@@ -167,9 +214,11 @@ impl Session {
         let id = self.next_id;
         self.next_id += 1;
         self.pending.insert(id, (command, now + command.deadline()));
-        let mut line = json!({ "execute": command.as_str(), "id": id })
-            .to_string()
-            .into_bytes();
+        let mut order = json!({ "execute": command.as_str(), "id": id });
+        if let Some(arguments) = command.arguments() {
+            order["arguments"] = arguments;
+        }
+        let mut line = order.to_string().into_bytes();
         line.push(b'\n');
         self.out.push_back(line.into());
         Ok(())

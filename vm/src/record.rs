@@ -4,6 +4,7 @@
 //! are replaced as a whole. A record is read as strictly as a stranger's message: its values pass the same checks.
 
 use crate::{
+    defaults::{GUEST_UIDS, MAX_SNAPSHOTS},
     guest::Resting,
     spec::{Boot, GuestSpec, SpecError},
 };
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, str::FromStr};
 use wire::{
     guest::{Accel, GuestState, MAX_IPS},
-    ids::LanId,
+    ids::{GuestId, LanId, Name, NodeId},
     units::{ByteSize, UnixMillis},
 };
 
@@ -63,6 +64,93 @@ pub struct GuestRecord {
     pub removing: bool,
     /// Addresses seen on its LAN.
     pub ips: Vec<IpAddr>,
+    /// The user that its process is, where the node is root; none: that of all guests.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    /// Somebody holds its CPUs.
+    #[serde(default)]
+    pub held: bool,
+    /// It was being saved or copied and goes on after that.
+    #[serde(default)]
+    pub saving: bool,
+    /// What was saved of it and not restored since.
+    #[serde(default)]
+    pub saved: Option<SavedRecord>,
+    /// It is to begin with the memory that its image holds.
+    #[serde(default)]
+    pub wants_warm: bool,
+    /// It rebooted, and is started anew when its kernel is here.
+    #[serde(default)]
+    pub rebooting: bool,
+    /// Its way to another host, or from one.
+    #[serde(default)]
+    pub moving: Option<MoveRecord>,
+    /// Copies of it, the oldest first.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotRecord>,
+}
+
+/// A move that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    /// The other host.
+    pub peer: NodeId,
+    /// Its owner's count of its moves; an older one is not listened to.
+    pub epoch: u64,
+    /// It comes from there.
+    pub arriving: bool,
+}
+
+/// A file of ours, and what must be in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// Length, bytes.
+    pub bytes: u64,
+    /// BLAKE3, hex; of RAM over the pages that are not zero, each with its place.
+    pub hash: String,
+}
+
+/// The disk that a saved memory belongs to: memory and disk of different times would tear the guest's file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskMark {
+    /// Length of the overlay, bytes.
+    pub bytes: u64,
+    /// When it was last written, nanoseconds since 1970.
+    pub mtime_ns: i128,
+}
+
+/// A saved memory: `saved/device`, and `saved/ram` if QEMU left the RAM out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRecord {
+    /// When.
+    pub at: UnixMillis,
+    /// Devices, and RAM too if there is no [`SavedRecord::ram`].
+    pub device: Blob,
+    /// RAM.
+    pub ram: Option<Blob>,
+    /// The disk it belongs to; none: it has no disk.
+    pub disk: Option<DiskMark>,
+    /// The hardware it fits, from [`crate::args::hardware`].
+    pub hardware: String,
+    /// QEMU's version that saved it.
+    pub qemu: String,
+    /// It is that of the guest's image: it is kept until all of it has come, and a guest that ends before begins again from
+    /// it, with an empty disk delta.
+    #[serde(default)]
+    pub warm: bool,
+}
+
+/// A copy of a guest: `snapshots/NAME/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// Name, unique for this guest.
+    pub name: Name,
+    /// When.
+    pub at: UnixMillis,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Its memory; none: the disk alone.
+    pub saved: Option<SavedRecord>,
 }
 
 /// What a guest boots, as its folder holds it.
@@ -74,8 +162,17 @@ pub struct BootRecord {
     pub kernel: bool,
     /// An initrd is there.
     pub initrd: bool,
+    /// Its image has a kernel, which is still coming: until then only the image's memory can begin it.
+    #[serde(default)]
+    pub later: bool,
     /// The kernel's command line.
     pub cmdline: Option<String>,
+    /// A cloud-init seed is there.
+    #[serde(default)]
+    pub seed: bool,
+    /// What its system calls its NIC, if that is not its address: it began from the memory of another.
+    #[serde(default)]
+    pub inner_mac: Option<wire::mac::MacAddr>,
 }
 
 /// `run.json`: the process of one start.
@@ -87,6 +184,9 @@ pub struct RunRecord {
     pub pid: u32,
     /// Its start time, clock ticks since boot: with the id it names one process for ever.
     pub starttime: u64,
+    /// Its descriptor of the guest's RAM; none: anonymous memory.
+    #[serde(default)]
+    pub ram_fd: Option<i32>,
 }
 
 /// A record that cannot be used.
@@ -109,6 +209,13 @@ pub enum RecordError {
     /// Its values break a bound.
     #[error("breaks a bound: {0}")]
     Spec(#[from] SpecError),
+}
+
+/// The user of one guest: nobody else has it, so guests cannot touch each other's files and processes. Two guests of one
+/// host share one by a chance of one in a million.
+fn uid_of(id: GuestId) -> u32 {
+    let [a, b, c, d, ..] = blake3::derive_key("lanline guest uid v1", &id.0);
+    GUEST_UIDS.start + u32::from_be_bytes([a, b, c, d]) % (GUEST_UIDS.end - GUEST_UIDS.start)
 }
 
 impl GuestRecord {
@@ -136,6 +243,14 @@ impl GuestRecord {
             stopping: false,
             removing: false,
             ips: Vec::new(),
+            uid: Some(uid_of(spec.id)),
+            held: false,
+            saving: false,
+            saved: None,
+            wants_warm: false,
+            rebooting: false,
+            moving: None,
+            snapshots: Vec::new(),
         }
     }
 
@@ -153,6 +268,18 @@ impl GuestRecord {
         let spec = record.spec()?;
         if let Some(boot) = &record.boot {
             boot.boot().check()?;
+        }
+        if record.uid.is_some_and(|u| !GUEST_UIDS.contains(&u)) {
+            return Err(RecordError::Field {
+                field: "uid",
+                why: "it is not one of guests".into(),
+            });
+        }
+        if record.snapshots.len() > MAX_SNAPSHOTS {
+            return Err(RecordError::Field {
+                field: "snapshots",
+                why: format!("{} of them", record.snapshots.len()),
+            });
         }
         if record.ips.len() > MAX_IPS {
             return Err(RecordError::Field {
@@ -182,12 +309,18 @@ impl GuestRecord {
 }
 
 impl BootRecord {
+    /// Checks what another host says of a guest's boot.
+    pub fn check(&self) -> Result<(), SpecError> {
+        self.boot().check()
+    }
+
     /// In the form whose bounds are checked; the paths are names only.
     fn boot(&self) -> Boot {
         Boot {
             image_size: self.overlay,
             kernel: self.kernel.then(|| "kernel".into()),
             initrd: self.initrd.then(|| "initrd".into()),
+            later: self.later,
             cmdline: self.cmdline.clone(),
         }
     }
@@ -226,19 +359,41 @@ pub enum Recovery {
 
 /// Decides it.
 pub fn recover(record: &GuestRecord, found: &Found) -> Recovery {
-    let rest = |state, note: Option<&str>| {
-        Recovery::Rest(Resting {
-            state,
-            note: note.map(str::to_owned),
-        })
-    };
+    let rest = |state, note: Option<&str>| Recovery::Rest(Resting::new(state, note.map(str::to_owned)));
     if record.removing {
         return Recovery::FinishRemoval;
     }
+    let warm = record.saved.as_ref().is_some_and(|s| s.warm);
     if found.alive {
         return Recovery::Adopt(Resting {
             state: record.state,
             note: record.note.clone(),
+            held: record.held,
+            saving: record.saving,
+            saved: record.saved.is_some(),
+            moving: false,
+            warm,
+            rebooting: record.rebooting,
+        });
+    }
+    if record.moving.is_some() {
+        return Recovery::Rest(Resting {
+            saved: record.saved.is_some(),
+            moving: true,
+            ..Resting::new(GuestState::Moving, None)
+        });
+    }
+    if record.rebooting {
+        return Recovery::Rest(Resting {
+            rebooting: true,
+            ..Resting::new(GuestState::Stopped, Some(crate::guest::REBOOT_WAITS.into()))
+        });
+    }
+    if record.saved.is_some() {
+        return Recovery::Rest(Resting {
+            saved: true,
+            warm,
+            ..Resting::new(GuestState::Hibernated, None)
         });
     }
     match record.state {

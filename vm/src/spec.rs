@@ -46,6 +46,8 @@ pub struct Boot {
     pub kernel: Option<std::path::PathBuf>,
     /// Its initrd.
     pub initrd: Option<std::path::PathBuf>,
+    /// The image has a kernel, which is still coming, as its initrd is if it has one. The image's memory needs neither.
+    pub later: bool,
     /// Its command line, from the image's manifest.
     pub cmdline: Option<String>,
 }
@@ -154,10 +156,10 @@ impl GuestSpec {
 impl Boot {
     /// Checks what the image brings; its command line is a stranger's text that goes into one argument.
     pub fn check(&self) -> Result<(), SpecError> {
-        if self.image_size.is_none() && self.kernel.is_none() {
+        if self.image_size.is_none() && self.kernel.is_none() && !self.later {
             return Err(SpecError::NothingToBoot);
         }
-        if self.kernel.is_none() && (self.initrd.is_some() || self.cmdline.is_some()) {
+        if self.kernel.is_none() && (self.initrd.is_some() || self.cmdline.is_some() && !self.later) {
             return Err(SpecError::NoKernel);
         }
         match self.cmdline.as_deref() {

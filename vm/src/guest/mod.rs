@@ -14,6 +14,9 @@
 //!                      crashed ◄──────┼───────┘                      │
 //!                         └───start───┤                              ▼
 //!                                  stopped ◄──exit── (stop: powerdown, then quit, then kill)
+//!
+//!   running, paused ──hibernate: hold, save, quit──► hibernated ──start: spawn, load, `cont`──► running
+//!   pause holds the CPUs until resume; snapshot and clone hold them, copy, and let go.
 //!   remove, from any state: kill if there is a process, then delete.
 //! ```
 //!
@@ -24,9 +27,16 @@
 //!    imply none: a guest is called ended only after the end of its process was seen.
 //! 4. A stop or start under way always has a deadline, and its end is told exactly once.
 //! 5. The power button, `quit` and `kill` come in this order, each after the one before had its named grace.
+//! 6. Saved memory and CPUs that run exclude each other: what was saved is given up, durably, before `cont`, and a
+//!    process that lives beside saved memory is ended. But the memory of an image is kept until all of it has come: a
+//!    guest that ends before, or whose node does, is hibernated again and begins anew, with an empty disk.
 
+mod reboot;
+mod save;
 mod words;
 
+pub(crate) use reboot::WAITS as REBOOT_WAITS;
+use words::exit_note;
 pub use words::{Denied, Do, Exit, Graces, Monitor, News, Reason, Resting, Verb};
 
 use crate::{
@@ -67,6 +77,10 @@ enum Cause {
     Itself,
     /// It does not start, or QEMU gave it up; the note says why.
     Failed,
+    /// Its memory is saved.
+    Saved,
+    /// It reboots, and its process has no kernel.
+    Rebooted,
 }
 
 /// One guest. Drive it: one `handle_*`, then drain `poll_event` and `poll_transmit` until both are empty.
@@ -81,6 +95,30 @@ pub struct Guest {
     removing: bool,
     /// The start under way has not been told to anyone as done or failed.
     start_open: bool,
+    /// Somebody holds its CPUs: nothing but a resume lets them go.
+    held: bool,
+    /// Its memory is saved; the next start restores it.
+    saved: bool,
+    /// It is on the way to another host, or from one: nothing starts it here.
+    moving: bool,
+    /// What is saved is the memory of its image: there is more of it, should it be lost.
+    warm: bool,
+    /// It runs, and its memory still comes.
+    lazy: bool,
+    /// It rebooted, and is started anew when its kernel is here.
+    rebooting: bool,
+    /// A new process is being given what was saved.
+    loading: bool,
+    /// A pause is not yet told as done.
+    pausing: bool,
+    /// A resume is not yet told as done.
+    resuming: bool,
+    /// What holds it for a while.
+    errand: Option<save::Errand>,
+    /// It was held for an errand that is over, and must run again.
+    let_go: bool,
+    /// Its memory is saved, and that is not yet told: its process still ends.
+    saving_open: bool,
     timer: Option<(Instant, Reason)>,
     resume_at: Option<Instant>,
     graces: Graces,
@@ -99,6 +137,18 @@ impl Guest {
             stopping: None,
             removing: false,
             start_open: false,
+            held: at.held,
+            saved: at.saved,
+            moving: at.moving,
+            warm: at.warm,
+            lazy: false,
+            rebooting: at.rebooting,
+            loading: false,
+            pausing: false,
+            resuming: false,
+            errand: None,
+            let_go: false,
+            saving_open: false,
             timer: None,
             resume_at: None,
             graces,
@@ -116,8 +166,15 @@ impl Guest {
         } else {
             state
         };
-        let mut guest = Self::resting(Resting { state, note: at.note }, graces);
+        let (saving, saved) = (at.saving, at.saved);
+        let mut guest = Self::resting(Resting { state, ..at }, graces);
         guest.process = Process::Alive;
+        if saved {
+            // Invariant 6: it was about to be ended, or to be restored anew.
+            guest.end_saved(now);
+            return guest;
+        }
+        guest.let_go = saving && !guest.held;
         guest.start_open = starting;
         guest.timer = Some((now + graces.monitor, Reason::Monitor));
         guest
@@ -163,6 +220,11 @@ impl Guest {
                 self.remove(now);
                 Ok(())
             }
+            Verb::Pause => self.pause(),
+            Verb::Resume => self.resume(),
+            Verb::Hibernate => self.hibernate(),
+            Verb::Copy { memory } => self.copy(memory),
+            Verb::RollBack => self.roll_back(),
         }
     }
 
@@ -191,6 +253,7 @@ impl Guest {
             Monitor::Resumed => self.running(),
             Monitor::Shutdown { guest: true } => self.shut_down(now),
             Monitor::Shutdown { guest: false } => {}
+            Monitor::Rebooted => self.rebooted(now),
             Monitor::DiskError { no_space } => self.disk_error(now, no_space),
             Monitor::Failed {
                 command: Command::Cont,
@@ -199,8 +262,16 @@ impl Guest {
                 self.give_up(now, format!("the guest's CPUs could not be started: {why}"));
             }
             Monitor::Failed {
-                command: Command::Cont, ..
-            } => self.resume_at = Some(now + RESUME_EVERY),
+                command: Command::Cont,
+                why,
+            } => {
+                self.end_resume(Err(why));
+                self.resume_at = (!self.held && !self.saved).then(|| now + RESUME_EVERY);
+            }
+            Monitor::Failed {
+                command: Command::Stop,
+                why,
+            } => self.not_held(why),
             Monitor::Failed {
                 command: Command::Powerdown,
                 ..
@@ -228,6 +299,10 @@ impl Guest {
             Some(s) if s.cause == Cause::Failed => {
                 let why = self.note.clone();
                 self.ended(now, GuestState::Crashed, why);
+            }
+            Some(s) if s.cause == Cause::Saved => self.ended(now, GuestState::Hibernated, None),
+            Some(s) if s.cause == Cause::Rebooted => {
+                self.ended(now, GuestState::Stopped, Some(REBOOT_WAITS.into()));
             }
             Some(_) => self.ended(now, GuestState::Stopped, Some("the guest shut itself down".into())),
             None => {
@@ -257,7 +332,7 @@ impl Guest {
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.resume_at.is_some_and(|at| at <= now) {
             self.resume_at = None;
-            if self.connected && self.stopping.is_none() {
+            if self.connected && self.stopping.is_none() && !self.held && self.errand.is_none() {
                 self.todo.push_back(Do::Tell(Command::Cont));
             }
         }
@@ -333,6 +408,13 @@ impl Guest {
                 Ok(())
             };
         }
+        if self.errand.is_some() {
+            return Err(Denied::Copying);
+        }
+        if self.moving {
+            return Err(Denied::Moving);
+        }
+        (self.held, self.rebooting) = (false, false);
         self.process = Process::Spawning;
         self.start_open = true;
         self.set(GuestState::Starting, None);
@@ -349,6 +431,21 @@ impl Guest {
             if self.state == GuestState::Fetching {
                 return Err(Denied::Fetching);
             }
+            if self.moving {
+                return Err(Denied::Moving);
+            }
+            if self.saved && !force {
+                return Err(Denied::Hibernated);
+            }
+            if self.errand.is_some() {
+                return Err(Denied::Copying);
+            }
+            self.end_reboot();
+            self.warm = false;
+            if std::mem::take(&mut self.saved) {
+                self.set(GuestState::Stopped, Some("its saved memory was thrown away".into()));
+                self.todo.extend([Do::Persist, Do::DropSaved]);
+            }
             self.news.push_back(News::Stopped(StopReport {
                 how: StopHow::AlreadyStopped,
                 took_ms: 0,
@@ -357,6 +454,7 @@ impl Guest {
         }
         if let Some(s) = &mut self.stopping {
             s.cause = Cause::Asked;
+            self.rebooting = false;
             if force && s.stage == Stage::Powerdown {
                 self.escalate(now);
             }
@@ -365,6 +463,10 @@ impl Guest {
         if self.state == GuestState::Error && !force {
             return Err(Denied::NotAnswering);
         }
+        if self.errand.is_some() && !force {
+            return Err(Denied::Copying);
+        }
+        self.drop_errand("it was stopped");
         // A guest that does not run cannot react to its power button.
         let ask = !force && self.connected && self.state == GuestState::Running;
         let how = if ask { StopHow::Obeyed } else { StopHow::Quit };
@@ -390,6 +492,7 @@ impl Guest {
         if self.removing {
             return;
         }
+        self.drop_errand("it was removed");
         if self.process == Process::None {
             self.removing = true;
             self.todo.extend([Do::Persist, Do::Delete]);
@@ -422,11 +525,14 @@ impl Guest {
             Some(s) if s.stage == Stage::Powerdown && state == RunState::Shutdown => self.shut_down(now),
             Some(s) if s.stage == Stage::Quit => self.todo.push_back(Do::Tell(Command::Quit)),
             Some(_) => {}
+            None if self.saved && self.start_open => self.load(),
+            None if self.saved => self.end_saved(now),
             None => match state {
                 RunState::Running => self.running(),
                 RunState::Prelaunch => self.todo.push_back(Do::Tell(Command::Cont)),
                 RunState::Paused if self.start_open => self.todo.push_back(Do::Tell(Command::Cont)),
-                RunState::Paused => self.paused(None),
+                RunState::Paused => self.holds(),
+                RunState::IoError if self.errand.is_some() => self.not_held("its disk does not answer".into()),
                 RunState::IoError => self.disk_error(now, false),
                 RunState::Shutdown => self.shut_down(now),
                 RunState::InternalError => {
@@ -439,10 +545,13 @@ impl Guest {
 
     fn running(&mut self) {
         self.connected = true;
-        self.resume_at = None;
-        if self.stopping.is_some() {
+        if self.stopping.is_some() || self.errand.is_some() || self.pausing || self.saved {
             return;
         }
+        self.resume_at = None;
+        self.let_go = false;
+        self.held = false;
+        self.end_resume(Ok(()));
         let first = std::mem::take(&mut self.start_open);
         if matches!(self.timer, Some((_, Reason::Start | Reason::Monitor))) {
             self.timer = None;
@@ -477,7 +586,7 @@ impl Guest {
         if !known {
             self.paused(Some(note));
         }
-        if self.resume_at.is_none() {
+        if self.resume_at.is_none() && !self.held {
             self.resume_at = Some(now + RESUME_EVERY);
         }
     }
@@ -493,7 +602,7 @@ impl Guest {
                     since: now,
                     stage: Stage::Powerdown,
                     how: StopHow::Obeyed,
-                    cause: Cause::Itself,
+                    cause: if self.rebooting { Cause::Rebooted } else { Cause::Itself },
                 });
             }
         }
@@ -546,28 +655,13 @@ impl Guest {
         }
     }
 
-    fn unkillable(&mut self) {
-        let why = "its process was killed and does not end; it hangs in the kernel, perhaps on a disk".to_owned();
-        self.removing = false;
-        self.fail_start(&why);
-        if self.stopping.take().is_some() {
-            self.news.push_back(News::StopFailed(why.clone()));
-        }
-        self.set(GuestState::Error, Some(why));
-        self.todo.push_back(Do::Persist);
-    }
-
     fn lost(&mut self, now: Instant) {
         self.connected = false;
         self.resume_at = None;
+        self.not_held("QEMU's monitor was lost".into());
+        self.end_resume(Err("QEMU's monitor was lost".into()));
         if self.stopping.is_none() && !self.start_open && self.state != GuestState::Error {
             self.timer = Some((now + self.graces.monitor, Reason::Monitor));
-        }
-    }
-
-    fn fail_start(&mut self, why: &str) {
-        if std::mem::take(&mut self.start_open) {
-            self.news.push_back(News::StartFailed(why.to_owned()));
         }
     }
 
@@ -575,10 +669,16 @@ impl Guest {
     fn ended(&mut self, now: Instant, state: GuestState, note: Option<String>) {
         self.timer = None;
         let stopping = self.stopping.take();
+        self.drop_errand(note.as_deref().unwrap_or("the guest ended"));
+        let (state, note) = self.kept_of_image(state, note);
+        let (state, note) = self.kept(state, note);
         self.set(state, note);
         if std::mem::take(&mut self.start_open) {
             self.news
                 .push_back(News::StartFailed(self.note.clone().unwrap_or_default()));
+        }
+        if std::mem::take(&mut self.saving_open) {
+            self.news.push_back(News::Hibernated(Ok(())));
         }
         if let Some(s) = stopping.filter(|s| s.cause == Cause::Asked) {
             let took_ms = u64::try_from(now.saturating_duration_since(s.since).as_millis()).unwrap_or(u64::MAX);
@@ -589,17 +689,6 @@ impl Guest {
             self.todo.push_back(Do::Delete);
         }
     }
-}
-
-fn exit_note(exit: &Exit, when: &str) -> String {
-    let how = exit.status.as_deref().unwrap_or("how is not known");
-    let log = exit.log.trim();
-    let said = if log.is_empty() {
-        String::new()
-    } else {
-        format!("; it said: {log}")
-    };
-    format!("QEMU ended {when} ({how}){said}")
 }
 
 #[cfg(test)]

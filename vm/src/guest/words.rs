@@ -46,6 +46,19 @@ pub enum Verb {
     },
     /// End it and delete it.
     Remove,
+    /// Hold its CPUs until somebody lets them go.
+    Pause,
+    /// Let its CPUs go.
+    Resume,
+    /// Save its memory and end its process; a start goes on from there.
+    Hibernate,
+    /// Hold it while the driver copies it: a snapshot or a clone. Without a process there is nothing to hold.
+    Copy {
+        /// Its memory too, if it has one.
+        memory: bool,
+    },
+    /// Put a copy in its place; only without a process.
+    RollBack,
 }
 
 /// Why a verb cannot be done in the guest's state.
@@ -63,6 +76,29 @@ pub enum Denied {
     /// Its image is not here yet.
     #[error("the guest's image is still being fetched; 'lanline rm' ends that")]
     Fetching,
+    /// It is being started.
+    #[error("the guest is being started; wait until it runs")]
+    Starting,
+    /// It has no process.
+    #[error("the guest is {0}; 'lanline start' runs it")]
+    NotRunning(GuestState),
+    /// It is hibernated, and the verb would lose its memory.
+    #[error(
+        "the guest is hibernated; 'lanline restore' goes on with it, 'lanline stop --force' throws its memory away"
+    )]
+    Hibernated,
+    /// Its memory is not all here.
+    #[error("the guest's memory is still coming from its image; wait until all of it is here")]
+    Arriving,
+    /// Its memory or disk is being copied.
+    #[error("the guest is being saved or copied; wait until that is done")]
+    Copying,
+    /// It has a process.
+    #[error("the guest is {0}; stop it first: 'lanline stop'")]
+    Runs(GuestState),
+    /// It is on the way to another host.
+    #[error("the guest is on the way to another host; give the move again to finish it, or 'lanline move VM --cancel'")]
+    Moving,
 }
 
 /// What the driver does next. It does each before it asks for another.
@@ -76,6 +112,19 @@ pub enum Do {
     Tell(Command),
     /// Kill the process.
     Kill,
+    /// Save its memory and devices, durably, then call [`Guest::handle_saved`](super::Guest::handle_saved).
+    Save,
+    /// Give a new process what was saved, then call [`Guest::handle_loaded`](super::Guest::handle_loaded).
+    Load,
+    /// Delete what was saved; it will not be restored again.
+    DropSaved,
+    /// Copy it, then call [`Guest::handle_copied`](super::Guest::handle_copied).
+    Copy {
+        /// Its memory too.
+        memory: bool,
+    },
+    /// Put a copy in its place, then call [`Guest::handle_rolled_back`](super::Guest::handle_rolled_back).
+    RollBack,
     /// Remove what only a running guest has: run record, sockets.
     Forget,
     /// Delete the folder, then call [`Guest::handle_deleted`](super::Guest::handle_deleted).
@@ -96,6 +145,8 @@ pub enum Monitor {
         /// The guest did it.
         guest: bool,
     },
+    /// Event `SHUTDOWN` for a reset, in a process that has no kernel: the guest reboots.
+    Rebooted,
     /// Event `BLOCK_IO_ERROR`.
     DiskError {
         /// The host's file system is full.
@@ -136,6 +187,16 @@ pub enum News {
     Stopped(StopReport),
     /// A stop failed: the process cannot be ended.
     StopFailed(String),
+    /// A pause ended: its CPUs stand still, or why not.
+    Paused(Result<(), String>),
+    /// A resume ended: its CPUs run, or why not.
+    Resumed(Result<(), String>),
+    /// A hibernation ended.
+    Hibernated(Result<(), String>),
+    /// A copy ended.
+    Copied(Result<(), String>),
+    /// A copy was put in its place, or not.
+    RolledBack(Result<(), String>),
     /// The process is gone.
     Exited(Exit),
     /// The guest is deleted.
@@ -168,4 +229,44 @@ pub struct Resting {
     pub state: GuestState,
     /// Note.
     pub note: Option<String>,
+    /// Somebody holds its CPUs.
+    pub held: bool,
+    /// It was being saved or copied, and goes on after that.
+    pub saving: bool,
+    /// Its memory is saved, and was not restored since.
+    pub saved: bool,
+    /// It is on the way to another host, or from one.
+    pub moving: bool,
+    /// What is saved is the memory of its image.
+    pub warm: bool,
+    /// It rebooted, and waits for its kernel.
+    pub rebooting: bool,
+}
+
+impl Resting {
+    /// Of a guest that nobody holds and nobody saved.
+    pub fn new(state: GuestState, note: Option<String>) -> Self {
+        Self {
+            state,
+            note,
+            held: false,
+            saving: false,
+            saved: false,
+            moving: false,
+            warm: false,
+            rebooting: false,
+        }
+    }
+}
+
+/// How a process ended, for a note.
+pub(super) fn exit_note(exit: &Exit, when: &str) -> String {
+    let how = exit.status.as_deref().unwrap_or("how is not known");
+    let log = exit.log.trim();
+    let said = if log.is_empty() {
+        String::new()
+    } else {
+        format!("; it said: {log}")
+    };
+    format!("QEMU ended {when} ({how}){said}")
 }

@@ -3,28 +3,37 @@
 //! It feeds the pure machine with commands, monitor, process and time, and does what the machine says, one thing after
 //! the other. Ending it (the node ends) leaves the process alone.
 
+mod about;
+mod disk;
+mod warmth;
+
 use super::{
     console::ConsoleHub,
+    enforce::Gate,
+    errands::{self, About, Job},
     error::VerbError,
     folder::Folder,
     launch,
     monitor::{MonitorLink, until},
-    probe::{HostCaps, helper},
+    probe::HostCaps,
+    saved,
     sys::{self, Process},
     types::GuestEvent,
+    warm::{Giving, MemorySource},
 };
 use crate::{
     args::{self, Cpu, Launch, Ram},
     defaults::{
         CONNECT_EVERY, LOCK_LOOKS, MAX_QUEUED, NOTE_LINES, QMP_GREETING, START_DEADLINE, TCG_CPU, UPKEEP_EVERY,
     },
-    guest::{Do, Exit, Guest, News, Verb},
-    record::{BootRecord, GuestRecord, RunRecord},
+    guest::{Do, Exit, Guest, Monitor, News, Verb},
+    qmp::Command,
+    record::{BootRecord, GuestRecord, MoveRecord, RunRecord, SavedRecord, SnapshotRecord},
     spec::{Boot, GuestSpec},
 };
 use std::{
     net::IpAddr,
-    path::PathBuf,
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -32,10 +41,12 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot, watch};
+pub use warmth::WarmStart;
 use wire::{
     guest::{Accel, GuestState, GuestView, MAX_IPS, StopHow, StopReport},
-    ids::NodeId,
-    units::UnixMillis,
+    ids::{Name, NodeId},
+    image::Warm,
+    units::{ByteSize, UnixMillis},
 };
 
 /// Answer to a verb.
@@ -46,10 +57,41 @@ pub(super) type VerbAnswer = oneshot::Sender<Result<StopReport, VerbError>>;
 pub(super) enum Ask {
     /// A verb; answered when it is done.
     Verb(Verb, VerbAnswer),
+    /// A copy or a roll-back; answered when it is done.
+    About(About, VerbAnswer),
+    /// Delete a snapshot.
+    DropSnapshot(Name, oneshot::Sender<Result<(), VerbError>>),
+    /// Its snapshots.
+    Snapshots(oneshot::Sender<Vec<SnapshotRecord>>),
+    /// What it boots.
+    BootOf(oneshot::Sender<Option<BootRecord>>),
+    /// It leaves for another host.
+    Leave(MoveRecord, oneshot::Sender<Result<(), VerbError>>),
+    /// It has come from another host.
+    Arrived(
+        Box<(BootRecord, Option<SavedRecord>, MoveRecord)>,
+        oneshot::Sender<Result<(), VerbError>>,
+    ),
+    /// The memory of its image is there for it.
+    Warm(Box<WarmStart>, oneshot::Sender<Result<(), VerbError>>),
+    /// Pull its cable, or plug it in.
+    Link(bool),
+    /// It is to begin with its image's memory; written down before that is here.
+    WantWarm(oneshot::Sender<Result<(), VerbError>>),
+    /// The machine whose memory would be published.
+    WarmOf(oneshot::Sender<Result<Warm, VerbError>>),
+    /// It is here to stay.
+    Stay(oneshot::Sender<Result<(), VerbError>>),
+    /// Its record.
+    Record(oneshot::Sender<Box<GuestRecord>>),
+    /// Its disk was made as a copy of another's.
+    Adopt(BootRecord, oneshot::Sender<Result<(), VerbError>>),
     /// The image is here.
     Prepare(Box<Boot>, oneshot::Sender<Result<(), VerbError>>),
     /// An address was seen.
     Address(IpAddr),
+    /// Keep so much memory.
+    Keep(ByteSize),
     /// End the task; the guest runs on.
     End,
 }
@@ -73,6 +115,15 @@ pub(super) struct Actor {
     pub(super) events: mpsc::Sender<GuestEvent>,
     pub(super) link: Option<MonitorLink>,
     pub(super) waiters: Waiters,
+    /// What is done beside the loop.
+    pub(super) job: Option<Job>,
+    /// What the copy or roll-back that was asked for is about, until it begins.
+    pub(super) about: Option<About>,
+    pub(super) gate: Gate,
+    /// The memory of its image, as long as it may need it.
+    pub(super) source: Option<Arc<dyn MemorySource>>,
+    /// What gives it its memory while it runs.
+    pub(super) giving: Option<Giving>,
 }
 
 /// Who waits for what; bounded by the command queue, whose senders wait for these.
@@ -81,6 +132,11 @@ pub(super) struct Waiters {
     start: Vec<VerbAnswer>,
     stop: Vec<VerbAnswer>,
     remove: Vec<VerbAnswer>,
+    pause: Vec<VerbAnswer>,
+    resume: Vec<VerbAnswer>,
+    hibernate: Vec<VerbAnswer>,
+    copy: Vec<VerbAnswer>,
+    roll_back: Vec<VerbAnswer>,
 }
 
 /// The wall clock, for records.
@@ -124,7 +180,13 @@ impl Actor {
         if self.process.is_some() {
             self.console.mark_gap();
             self.console.set_alive(true);
-            self.link = Some(MonitorLink::start(self.spec.id, Arc::clone(&self.folder), QMP_GREETING));
+            let gate = self.gate.clone();
+            self.link = Some(MonitorLink::start(
+                self.spec.id,
+                Arc::clone(&self.folder),
+                QMP_GREETING,
+                gate,
+            ));
         }
         let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
         let mut dirty = false;
@@ -137,10 +199,13 @@ impl Actor {
                 ask = self.asks.recv() => match ask {
                     None | Some(Ask::End) => break,
                     Some(Ask::Address(ip)) => dirty |= self.learn(ip),
+                    Some(Ask::Keep(size)) => self.machine_keeps(size),
                     Some(ask) => self.handle(ask).await,
                 },
                 exit = ended(self.process.as_ref()) => self.exited(exit).await,
                 said = next(self.link.as_mut()) => self.machine.handle_monitor(Instant::now(), said),
+                end = errands::ended(self.job.as_mut()) => self.errand_ended(end).await,
+                end = given(self.giving.as_mut()) => self.memory_came(end),
                 () = until(deadline) => self.machine.handle_timeout(Instant::now()),
                 _ = upkeep.tick() => {
                     if std::mem::take(&mut dirty) {
@@ -165,7 +230,67 @@ impl Actor {
                 // Whoever asked may be gone; the boot record stays either way.
                 let _ = answer.send(result);
             }
-            Ask::Address(_) | Ask::End => {}
+            Ask::About(about, answer) => self.about(about, answer),
+            Ask::DropSnapshot(name, answer) => {
+                let result = self.drop_snapshot(name).await;
+                let _ = answer.send(result);
+            }
+            Ask::Snapshots(answer) => {
+                let _ = answer.send(self.record.snapshots.clone());
+            }
+            Ask::BootOf(answer) => {
+                let _ = answer.send(self.record.boot.clone());
+            }
+            Ask::Leave(to, answer) => {
+                let left = self.machine.handle_leave();
+                if left.is_ok() {
+                    self.record.moving = Some(to);
+                    self.persist().await;
+                }
+                let _ = answer.send(left.map_err(VerbError::from));
+            }
+            Ask::Arrived(with, answer) => {
+                let (boot, saved, from) = *with;
+                self.overlay.store(boot.overlay.map_or(0, |b| b.0), Ordering::Relaxed);
+                self.machine.handle_arrived(saved.is_some());
+                (self.record.boot, self.record.saved, self.record.moving) = (Some(boot), saved, Some(from));
+                self.persist().await;
+                let _ = answer.send(Ok(()));
+            }
+            Ask::Stay(answer) => {
+                self.machine.handle_stay();
+                self.persist().await;
+                let _ = answer.send(Ok(()));
+            }
+            Ask::Record(answer) => {
+                let _ = answer.send(Box::new(self.record.clone()));
+            }
+            Ask::Adopt(boot, answer) => {
+                self.overlay.store(boot.overlay.map_or(0, |b| b.0), Ordering::Relaxed);
+                self.record.boot = Some(boot);
+                self.machine.handle_prepared();
+                let _ = answer.send(Ok(()));
+            }
+            Ask::Warm(start, answer) => {
+                let _ = answer.send(self.warm(*start).await);
+            }
+            Ask::Link(up) => self.cable(up),
+            Ask::WantWarm(answer) => {
+                self.record.wants_warm = true;
+                self.persist().await;
+                let _ = answer.send(Ok(()));
+            }
+            Ask::WarmOf(answer) => {
+                let _ = answer.send(self.warm_of());
+            }
+            Ask::Address(_) | Ask::Keep(_) | Ask::End => {}
+        }
+    }
+
+    /// Asks a running guest to give memory back; it does so within a second or two if it has a balloon driver.
+    fn machine_keeps(&self, size: ByteSize) {
+        if !self.link.as_ref().is_some_and(|l| l.tell(Command::Balloon(size))) {
+            tracing::debug!(guest = %self.spec.id, "the balloon was not told");
         }
     }
 
@@ -195,6 +320,11 @@ impl Actor {
             }
             Verb::Stop { .. } => self.waiters.stop.push(answer),
             Verb::Remove => self.waiters.remove.push(answer),
+            Verb::Pause => self.waiters.pause.push(answer),
+            Verb::Resume => self.waiters.resume.push(answer),
+            Verb::Hibernate => self.waiters.hibernate.push(answer),
+            Verb::Copy { .. } => self.waiters.copy.push(answer),
+            Verb::RollBack => self.waiters.roll_back.push(answer),
         }
     }
 
@@ -248,6 +378,19 @@ impl Actor {
                 let told = self.link.as_ref().is_some_and(|l| l.tell(command));
                 if !told {
                     tracing::warn!(guest = %self.spec.id, command = command.as_str(), "monitor is too busy");
+                    let why = "QEMU's monitor is too busy".into();
+                    self.machine
+                        .handle_monitor(Instant::now(), Monitor::Failed { command, why });
+                }
+            }
+            Do::Save => self.begin_save(),
+            Do::Load => self.begin_load(),
+            Do::Copy { memory } => self.begin_copy(memory),
+            Do::RollBack => self.begin_roll_back(),
+            Do::DropSaved => {
+                let folder = Arc::clone(&self.folder);
+                if let Ok(Err(e)) = tokio::task::spawn_blocking(move || folder.drop_saved()).await {
+                    tracing::warn!(guest = %self.spec.id, error = %e, "memory that was restored is left on disk");
                 }
             }
             Do::Kill => {
@@ -263,6 +406,7 @@ impl Actor {
                 }
             }
             Do::Delete => {
+                self.job = None;
                 let folder = Arc::clone(&self.folder);
                 let result = tokio::task::spawn_blocking(move || folder.delete()).await;
                 let result = match result {
@@ -274,11 +418,20 @@ impl Actor {
         }
     }
 
-    async fn persist(&mut self) {
+    pub(super) async fn persist(&mut self) {
+        self.record.held = self.machine.is_held();
+        self.record.saving = self.machine.is_saving();
+        if !self.machine.is_kept() {
+            self.record.saved = None;
+        }
+        if !self.machine.is_moving() {
+            self.record.moving = None;
+        }
         self.record.state = self.machine.state();
         self.record.note = self.machine.note().map(str::to_owned);
         self.record.stopping = self.machine.is_stopping();
         self.record.removing = self.machine.is_removing();
+        self.record.rebooting = self.machine.is_rebooting();
         let (folder, record) = (Arc::clone(&self.folder), self.record.clone());
         let result =
             tokio::task::spawn_blocking(move || folder.write_record(&record).map_err(std::io::Error::from)).await;
@@ -319,6 +472,14 @@ impl Actor {
                 answer_all(&mut self.waiters.stop, || Err(VerbError::StopFailed(why.clone())));
                 answer_all(&mut self.waiters.remove, || Err(VerbError::RemoveFailed(why.clone())));
             }
+            News::Paused(result) => answer_errand(&mut self.waiters.pause, "paused", &result),
+            News::Resumed(result) => answer_errand(&mut self.waiters.resume, "resumed", &result),
+            News::Hibernated(result) => answer_errand(&mut self.waiters.hibernate, "hibernated", &result),
+            News::Copied(result) => {
+                self.about = None;
+                answer_errand(&mut self.waiters.copy, "copied", &result);
+            }
+            News::RolledBack(result) => answer_errand(&mut self.waiters.roll_back, "rolled back", &result),
             News::Exited(exit) => self.emit(GuestEvent::Exited {
                 id,
                 status: exit.status,
@@ -360,6 +521,8 @@ impl Actor {
     }
 
     async fn exited(&mut self, mut exit: Exit) {
+        self.job = None;
+        self.giving = None;
         exit.log = self.folder.log_note(NOTE_LINES);
         self.process = None;
         self.link = None;
@@ -367,53 +530,46 @@ impl Actor {
         self.machine.handle_exit(Instant::now(), exit);
     }
 
-    /// Makes the overlay and takes the boot files over; done again, it changes nothing.
-    async fn prepare(&mut self, boot: Boot) -> Result<(), VerbError> {
-        boot.check()?;
-        let overlay = self.spec.overlay_size(boot.image_size)?;
-        if self.record.boot.is_some() && (overlay.is_none() || self.folder.has_overlay()) {
-            return Ok(());
+    pub(super) fn launch<'a>(&'a self, boot: &'a BootRecord, ram: Ram) -> Launch<'a> {
+        Launch {
+            machine: &self.record.machine,
+            accel: self.record.accel,
+            cpu: if self.record.accel == Accel::Kvm {
+                Cpu::Host
+            } else {
+                Cpu::Model(TCG_CPU)
+            },
+            ram,
+            disk: boot.overlay.is_some(),
+            kernel: boot.kernel,
+            initrd: boot.initrd,
+            later: boot.later,
+            cmdline: boot.cmdline.as_deref(),
+            seed: boot.seed,
+            incoming: self.machine.is_saved(),
         }
-        let io = |(path, source): (PathBuf, std::io::Error)| VerbError::Io { path, source };
-        let folder = Arc::clone(&self.folder);
-        let files = [("kernel", boot.kernel.clone()), ("initrd", boot.initrd.clone())];
-        let copied = tokio::task::spawn_blocking(move || {
-            files
-                .iter()
-                .try_for_each(|(name, from)| from.as_deref().map_or(Ok(()), |f| folder.adopt_file(f, name)))
-        });
-        copied.await.map_err(|_| VerbError::Ending)?.map_err(io)?;
-        if let Some(size) = overlay.filter(|_| !self.folder.has_overlay()) {
-            self.make_overlay(size.0).await?;
-        }
-        self.record.boot = Some(BootRecord {
-            overlay,
-            kernel: boot.kernel.is_some(),
-            initrd: boot.initrd.is_some(),
-            cmdline: boot.cmdline,
-        });
-        self.overlay.store(overlay.map_or(0, |b| b.0), Ordering::Relaxed);
-        self.persist().await;
-        Ok(())
     }
 
-    /// The diff of a non-persistent guest: its writes go here, the image under it never changes. Paper: §2.3.
-    async fn make_overlay(&self, size: u64) -> Result<(), VerbError> {
-        let Some(qemu) = &self.caps.qemu else {
-            return Err(VerbError::QemuMissing(self.caps.missing.clone().unwrap_or_default()));
-        };
-        let draft = self.folder.overlay_draft();
-        let failed = |why: String| VerbError::Io {
-            path: draft.clone(),
-            source: std::io::Error::other(why),
-        };
-        let name = draft.to_str().ok_or_else(|| failed("the path is not UTF-8".into()))?;
-        helper(&qemu.img, &["create", "-q", "-f", "qcow2", name, &size.to_string()])
-            .await
-            .map_err(failed)?;
-        self.folder
-            .place_overlay()
-            .map_err(|(path, source)| VerbError::Io { path, source })
+    /// The hardware that the guest has now, as [`args::hardware`] names it.
+    pub(super) fn hardware(&self) -> Result<String, String> {
+        let boot = self.record.boot.as_ref().ok_or("its image is not ready")?;
+        Ok(args::hardware(&args::argv(
+            &self.spec,
+            &self.launch(boot, Ram::Anonymous),
+        )))
+    }
+
+    /// Saved memory goes with one disk and one hardware.
+    fn check_saved(&self, saved: &SavedRecord) -> Result<(), String> {
+        if saved.hardware != self.hardware()? {
+            return Err(
+                "its memory was saved on other hardware (QEMU's machine, accelerator or devices differ)".into(),
+            );
+        }
+        if saved.disk != self.folder.overlay_mark().map_err(|e| e.to_string())? {
+            return Err("its disk was changed since its memory was saved".into());
+        }
+        Ok(())
     }
 
     async fn lock(&self) -> Result<std::fs::File, String> {
@@ -438,26 +594,38 @@ impl Actor {
         }
         let lock = self.lock().await?;
         self.record.accel = self.caps.accel;
-        let launch = Launch {
-            machine: &self.record.machine,
-            accel: self.record.accel,
-            cpu: if self.record.accel == Accel::Kvm {
-                Cpu::Host
+        let saved = self.record.saved.clone().filter(|_| self.machine.is_saved());
+        if let Some(saved) = &saved {
+            if saved.warm {
+                self.fresh_overlay(saved, boot.overlay).await?;
             } else {
-                Cpu::Model(TCG_CPU)
-            },
-            ram: Ram::Anonymous,
-            disk: boot.overlay.is_some(),
-            kernel: boot.kernel,
-            initrd: boot.initrd,
-            cmdline: boot.cmdline.as_deref(),
-        };
-        let argv = args::argv(&self.spec, &launch);
+                self.check_saved(saved)?;
+            }
+        }
+        let warm = saved.as_ref().is_some_and(|s| s.warm);
+        self.check_boot(warm, saved.is_some())?;
+        let (folder, memory) = (Arc::clone(&self.folder), self.spec.memory.0);
+        let ram = tokio::task::spawn_blocking(move || saved::memory_file(&folder, memory, saved.as_ref()));
+        let ram = ram.await.map_err(|e| e.to_string())??;
+        let ram_fd = ram.as_raw_fd();
+        let argv = args::argv(&self.spec, &self.launch(&boot, Ram::File(ram_fd)));
+        let (disk, landlock) = (boot.overlay.map_or(0, |b| b.0), self.caps.landlock);
         let folder = Arc::clone(&self.folder);
         let handle = tokio::runtime::Handle::current();
         let spawned = tokio::task::spawn_blocking(move || {
             let _in_runtime = handle.enter();
-            launch::spawn(&qemu.path, &argv, &folder, lock)
+            launch::spawn(
+                &qemu.path,
+                &argv,
+                &folder,
+                launch::Inherited {
+                    lock,
+                    ram,
+                    disk,
+                    landlock,
+                    warm,
+                },
+            )
         });
         let process = spawned
             .await
@@ -467,6 +635,7 @@ impl Actor {
             boot_id: sys::boot_id().unwrap_or_default(),
             pid: process.pid(),
             starttime: process.starttime(),
+            ram_fd: Some(ram_fd),
         };
         if let Err(e) = self.folder.write_run(&run) {
             // It can be found without: by its lock and its UUID.
@@ -478,9 +647,20 @@ impl Actor {
             self.spec.id,
             Arc::clone(&self.folder),
             START_DEADLINE,
+            self.gate.clone(),
         ));
         Ok(())
     }
+}
+
+fn answer_errand(waiters: &mut Vec<VerbAnswer>, what: &'static str, result: &Result<(), String>) {
+    answer_all(waiters, || match result {
+        Ok(()) => Ok(StopReport {
+            how: StopHow::AlreadyStopped,
+            took_ms: 0,
+        }),
+        Err(why) => Err(VerbError::NotDone { what, why: why.clone() }),
+    });
 }
 
 fn answer_all(waiters: &mut Vec<VerbAnswer>, answer: impl Fn() -> Result<StopReport, VerbError>) {
@@ -493,6 +673,13 @@ fn answer_all(waiters: &mut Vec<VerbAnswer>, answer: impl Fn() -> Result<StopRep
 async fn ended(process: Option<&Process>) -> Exit {
     match process {
         Some(p) => p.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn given(giving: Option<&mut Giving>) -> Result<(), String> {
+    match giving {
+        Some(g) => g.ended().await,
         None => std::future::pending().await,
     }
 }

@@ -1,10 +1,12 @@
 //! What can go wrong, one enum a family of operations; each becomes a [`Fault`] whose text is for a person.
 
-use crate::{admission::Refusal, guest::Denied, record::RecordError, spec::SpecError};
+use crate::{
+    admission::Refusal, agent::AgentError, defaults::MAX_SNAPSHOTS, guest::Denied, record::RecordError, spec::SpecError,
+};
 use std::{io, path::PathBuf};
 use wire::{
     fault::{Fault, FaultKind},
-    ids::GuestId,
+    ids::{GuestId, Name},
 };
 
 /// A guests' folder cannot be opened.
@@ -80,6 +82,26 @@ pub enum VerbError {
     /// It was tried and failed.
     #[error("the guest could not be removed: {0}")]
     RemoveFailed(String),
+    /// It was tried and failed.
+    #[error("the guest could not be {what}: {why}")]
+    NotDone {
+        /// Paused, resumed, hibernated, copied, rolled back.
+        what: &'static str,
+        /// Why not.
+        why: String,
+    },
+    /// The agent in the guest.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A snapshot of that name is there.
+    #[error("the guest has a snapshot {0} already")]
+    SnapshotThere(Name),
+    /// There is no such snapshot.
+    #[error("the guest has no snapshot {0}")]
+    NoSnapshot(Name),
+    /// As many as may be.
+    #[error("the guest has {MAX_SNAPSHOTS} snapshots, no more are kept")]
+    TooManySnapshots,
     /// Too much at once.
     #[error("too many commands wait for this guest; try again")]
     Busy,
@@ -121,7 +143,11 @@ impl From<&CreateError> for Fault {
 impl From<&VerbError> for Fault {
     fn from(e: &VerbError) -> Self {
         let kind = match e {
-            VerbError::Unknown(_) => FaultKind::NoMatch,
+            VerbError::Unknown(_) | VerbError::NoSnapshot(_) => FaultKind::NoMatch,
+            VerbError::TooManySnapshots => FaultKind::Refused,
+            VerbError::Agent(AgentError::Silent) => FaultKind::Unreachable,
+            VerbError::Agent(AgentError::Late(_)) => FaultKind::TimedOut,
+            VerbError::SnapshotThere(_) => FaultKind::Usage,
             VerbError::Refused(_) => FaultKind::Refused,
             VerbError::Spec(_) => FaultKind::Usage,
             VerbError::QemuMissing(_) => FaultKind::Missing,
@@ -130,6 +156,13 @@ impl From<&VerbError> for Fault {
         let fault = Self::new(kind, e.to_string());
         match e {
             VerbError::Unknown(_) => fault.next("lanline ls"),
+            VerbError::NoSnapshot(_) | VerbError::TooManySnapshots => {
+                fault.next("'lanline snapshot VM' lists them, 'lanline snapshot VM NAME --rm' deletes one")
+            }
+            VerbError::SnapshotThere(_) => fault.next("choose another name, or delete it: lanline snapshot VM NAME --rm"),
+            VerbError::Agent(AgentError::Silent) => fault.next(
+                "install qemu-guest-agent in the guest and start it; 'lanline wait VM agent' waits for it; 'lanline console' needs none",
+            ),
             VerbError::StartFailed(_) => fault.next("'lanline logs' shows what the guest and QEMU wrote"),
             VerbError::Io { source, .. } => full(source).map_or(fault.clone(), |n| fault.next(n)),
             _ => fault,

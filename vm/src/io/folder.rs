@@ -7,6 +7,10 @@
 //!     lock                 held (flock) by QEMU itself through an inherited descriptor: a guest lives while it is
 //!     qemu.log console.log what both wrote; the ones before in *.1
 //!     kernel initrd        of a direct boot
+//!     seed.iso user-data   what cloud-init reads, and what it was made of
+//!     saved/               device, ram: the memory of a hibernated guest
+//!     snapshots/NAME/      overlay.qcow2 and saved/ of a copy
+//!     draft-*              of something that was not finished; deleted at the next opening
 //!     m/                   QEMU's own: overlay.qcow2 and sockets
 //! ```
 //!
@@ -18,7 +22,7 @@ use super::{error::OpenError, probe::RunAs, sys};
 use crate::{
     args::files,
     defaults::{CONNECT_EVERY, LOCK_LOOKS, MAX_LOG_FILE, MAX_RECORD, MAX_SOCKET_PATH},
-    record::{GuestRecord, RecordError, RunRecord},
+    record::{DiskMark, GuestRecord, RecordError, RunRecord},
     spec::GuestSpec,
 };
 use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
@@ -31,7 +35,10 @@ use std::{
     },
     path::{Path, PathBuf},
 };
-use wire::{ids::GuestId, units::ByteSize};
+use wire::{
+    ids::{GuestId, Name},
+    units::ByteSize,
+};
 
 const RECORD: &str = "guest.json";
 const RUN: &str = "run.json";
@@ -39,6 +46,10 @@ const LOCK: &str = "lock";
 const QEMU_LOG: &str = "qemu.log";
 const CONSOLE_LOG: &str = "console.log";
 const MACHINE: &str = "m";
+const SEED: &str = "seed.iso";
+const USER_DATA: &str = "user-data";
+/// Names of what is being made.
+const DRAFT: &str = "draft-";
 /// Names that a folder has while it is deleted.
 const GONE: &str = ".gone";
 
@@ -123,7 +134,8 @@ fn open_one(dir: &Path, id: GuestId, run_as: RunAs) -> Result<Option<FoundFolder
             "it belongs to another guest".into(),
         ))),
         Ok((guest, spec)) => {
-            let folder = Folder::open(path, run_as)?;
+            let folder = Folder::open(path, run_as.of(guest.uid))?;
+            folder.tidy(guest.saved.is_some()).map_err(at(&folder.path))?;
             Ok(Some(FoundFolder::Guest(Box::new((folder, guest, spec)))))
         }
         Err(why) => Ok(Some(FoundFolder::Unreadable(record, why.to_string()))),
@@ -181,6 +193,7 @@ impl Folder {
     /// Makes a guest's folder with its first record in it, or leaves nothing behind.
     pub(super) fn create(dir: &Path, record: &GuestRecord, run_as: RunAs) -> Result<Self, PathError> {
         let path = dir.join(&record.id);
+        let run_as = run_as.of(record.uid);
         Self::make(dir, path.clone(), record, run_as).inspect_err(|_| {
             if let Err(e) = absent_is_fine(fs::remove_dir_all(&path)) {
                 tracing::warn!(path = %path.display(), error = %e, "a half-made guest was not deleted");
@@ -272,7 +285,11 @@ impl Folder {
     pub(super) fn forget(&self) -> io::Result<()> {
         absent_is_fine(fs::remove_file(self.path.join(RUN)))?;
         // The disk's socket is the node's and stays.
-        for name in [files::QMP, files::RESCUE, files::CONSOLE, files::NIC] {
+        let sockets = [files::QMP, files::RESCUE, files::CONSOLE, files::NIC];
+        for name in sockets
+            .into_iter()
+            .chain([files::AGENT, files::DISPLAY, files::STATE, files::LOAD])
+        {
             absent_is_fine(fs::remove_file(self.machine.join(name)))?;
         }
         Ok(())
@@ -383,6 +400,11 @@ impl Folder {
         place().map_err(at(&draft))
     }
 
+    /// The guest's own disk.
+    pub(crate) fn delta(&self) -> PathBuf {
+        self.machine.join(files::OVERLAY)
+    }
+
     /// The overlay is there.
     pub(super) fn has_overlay(&self) -> bool {
         fs::symlink_metadata(self.machine.join(files::OVERLAY)).is_ok_and(|m| m.is_file())
@@ -390,9 +412,13 @@ impl Folder {
 
     /// Lets QEMU's user connect to the disk's socket, which the node has bound. An error if there is no such socket.
     pub(super) fn hand_over_disk(&self) -> io::Result<()> {
+        self.hand_over(files::DISK)
+    }
+
+    fn hand_over(&self, name: &str) -> io::Result<()> {
         // Held open and looked at first: `m/` is QEMU's, who could have put another file under this name.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let socket = rustix::fs::openat(&self.machine_fd, files::DISK, flags, Mode::empty())?;
+        let socket = rustix::fs::openat(&self.machine_fd, name, flags, Mode::empty())?;
         if FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) != FileType::Socket {
             return Err(io::Error::other("it is not a socket"));
         }
@@ -401,6 +427,154 @@ impl Folder {
             rustix::fs::chownat(&socket, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
         }
         Ok(())
+    }
+
+    /// Listens in `m/` for QEMU.
+    pub(super) fn listen(&self, name: &str) -> io::Result<tokio::net::UnixListener> {
+        absent_is_fine(fs::remove_file(self.machine.join(name)))?;
+        let listener = tokio::net::UnixListener::bind(self.socket(name))?;
+        self.hand_over(name)?;
+        Ok(listener)
+    }
+
+    /// The overlay, for reading. `m/` is QEMU's: nothing but a file that is QEMU's own is taken for it.
+    pub(super) fn open_overlay(&self) -> io::Result<Option<fs::File>> {
+        use std::os::unix::fs::MetadataExt;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.machine_fd, files::OVERLAY, flags, Mode::empty()) {
+            Ok(fd) => fs::File::from(fd),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let meta = file.metadata()?;
+        if meta.is_file() && meta.uid() == self.qemu_uid() {
+            Ok(Some(file))
+        } else {
+            Err(io::Error::other("the guest's disk is not a file of its own"))
+        }
+    }
+
+    fn qemu_uid(&self) -> u32 {
+        match self.run_as {
+            RunAs::User { uid, .. } => uid,
+            RunAs::SameUser => rustix::process::geteuid().as_raw(),
+        }
+    }
+
+    /// Which disk this is, at this time.
+    pub(super) fn overlay_mark(&self) -> io::Result<Option<DiskMark>> {
+        use std::os::unix::fs::MetadataExt;
+        let Some(file) = self.open_overlay()? else {
+            return Ok(None);
+        };
+        let meta = file.metadata()?;
+        Ok(Some(DiskMark {
+            bytes: meta.len(),
+            mtime_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+        }))
+    }
+
+    /// Copies the overlay, if there is one; durable.
+    pub(super) fn copy_overlay(&self, to: &Path) -> io::Result<()> {
+        let Some(from) = self.open_overlay()? else {
+            return Ok(());
+        };
+        let to = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(to)?;
+        sys::copy_sparse(&from, &to)
+    }
+
+    /// Copies disk and boot files into the folder of another guest, which has none yet.
+    pub(super) fn copy_to_guest(&self, other: &Self) -> Result<(), PathError> {
+        let draft = other.overlay_draft();
+        absent_is_fine(fs::remove_file(&draft)).map_err(at(&draft))?;
+        self.copy_overlay(&draft).map_err(at(&draft))?;
+        if draft.exists() {
+            other.place_overlay()?;
+        }
+        for name in ["kernel", "initrd"] {
+            let from = self.path.join(name);
+            if from.exists() {
+                other.adopt_file(&from, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a guest's cloud-init seed, and the document that it was made of.
+    pub(super) fn write_seed(&self, spec: &GuestSpec, user_data: &[u8]) -> Result<(), PathError> {
+        let iso = crate::seed::seed(spec.id, &spec.name, spec.lan.as_ref().map(|_| spec.mac), user_data);
+        replace(&self.path, USER_DATA, user_data)?;
+        replace(&self.path, SEED, &iso)?;
+        let path = self.path.join(SEED);
+        // QEMU's user reads it.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(at(&path))
+    }
+
+    /// There is a seed.
+    pub(super) fn has_seed(&self) -> bool {
+        self.path.join(SEED).is_file()
+    }
+
+    /// The document that the seed was made of.
+    pub(super) fn user_data(&self) -> Option<Vec<u8>> {
+        fs::read(self.path.join(USER_DATA)).ok()
+    }
+
+    /// A new folder for something that is being made.
+    pub(super) fn new_draft(&self) -> io::Result<PathBuf> {
+        let path = self.path.join(format!("{DRAFT}{:016x}", rand::random::<u64>()));
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(path)
+    }
+
+    /// Deletes what was not finished; what cannot be deleted now is at the next opening.
+    pub(super) fn drop_draft(&self, draft: &Path) {
+        if let Err(e) = absent_is_fine(fs::remove_dir_all(draft)) {
+            tracing::debug!(path = %draft.display(), error = %e, "a draft is left for later");
+        }
+    }
+
+    /// Makes a draft of saved memory the guest's own; durable.
+    pub(super) fn place_saved(&self, draft: &Path) -> io::Result<()> {
+        self.drop_saved()?;
+        fs::rename(draft, self.saved())?;
+        fs::File::open(&self.path)?.sync_all()
+    }
+
+    /// Deletes the saved memory.
+    pub(super) fn drop_saved(&self) -> io::Result<()> {
+        absent_is_fine(fs::remove_dir_all(self.saved()))
+    }
+
+    /// Makes a draft the snapshot of that name; durable.
+    pub(super) fn place_snapshot(&self, draft: &Path, name: &Name) -> io::Result<()> {
+        let all = self.path.join("snapshots");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&all)?;
+        self.drop_snapshot(name)?;
+        fs::rename(draft, self.snapshot(name))?;
+        fs::File::open(&all)?.sync_all()?;
+        fs::File::open(&self.path)?.sync_all()
+    }
+
+    /// Deletes a snapshot's files.
+    pub(super) fn drop_snapshot(&self, name: &Name) -> io::Result<()> {
+        absent_is_fine(fs::remove_dir_all(self.snapshot(name)))
+    }
+
+    /// Deletes what a node that was killed left unfinished.
+    fn tidy(&self, saved: bool) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(DRAFT) {
+                absent_is_fine(fs::remove_dir_all(entry.path()))?;
+            }
+        }
+        if saved { Ok(()) } else { self.drop_saved() }
     }
 
     /// Deletes all of it. Killed half-way, the next opening goes on.
@@ -440,11 +614,7 @@ pub(super) fn free_space(path: &Path) -> io::Result<ByteSize> {
 impl Folder {
     /// The other end of a socket in `m/` must be QEMU's user: QEMU could have put a link to another socket there.
     pub(super) fn check_peer(&self, stream: &tokio::net::UnixStream) -> io::Result<()> {
-        let expected = match self.run_as {
-            RunAs::User { uid, .. } => uid,
-            RunAs::SameUser => rustix::process::geteuid().as_raw(),
-        };
-        if stream.peer_cred()?.uid() == expected {
+        if stream.peer_cred()?.uid() == self.qemu_uid() {
             Ok(())
         } else {
             Err(io::Error::new(

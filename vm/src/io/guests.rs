@@ -6,9 +6,12 @@
 use super::{
     actor::{Actor, Ask, Waiters, view_of, wall_clock},
     console::{Console, ConsoleHub},
+    enforce::Gate,
+    errands::About,
     error::{CreateError, OpenError, VerbError},
     folder::{self, Folder, FoundFolder},
     probe::HostCaps,
+    saved::CopyTo,
     sys::Process,
     types::{Adopted, AdoptedAs, Endpoints, GuestEvent, GuestsConfig, StopMode},
 };
@@ -17,7 +20,7 @@ use crate::{
     args::files,
     defaults::{COMMAND_QUEUE, CONSOLE_RING, EVENT_QUEUE, MIN_FREE_DISK},
     guest::{Graces, Guest, Resting, Verb},
-    record::GuestRecord,
+    record::{BootRecord, GuestRecord, SnapshotRecord},
     spec::{Boot, GuestSpec},
 };
 use std::{
@@ -36,15 +39,15 @@ use tokio::{
 };
 use wire::{
     guest::{GuestLogs, GuestState, GuestView, MAX_LOG_BYTES, StopReport},
-    ids::{GuestId, NodeId},
+    ids::{GuestId, Name, NodeId},
     units::ByteSize,
 };
 
-struct Entry {
+pub(super) struct Entry {
     asks: mpsc::Sender<Ask>,
     view: watch::Receiver<GuestView>,
     console: Arc<ConsoleHub>,
-    folder: Arc<Folder>,
+    pub(super) folder: Arc<Folder>,
     spec: GuestSpec,
     /// Size of its overlay, bytes; 0: none, or none yet.
     overlay: Arc<AtomicU64>,
@@ -52,6 +55,8 @@ struct Entry {
     settled: watch::Receiver<bool>,
     /// Capacity is held for a start that its task has not begun.
     reserved: bool,
+    /// One caller of its agent at a time.
+    agent: Arc<tokio::sync::Mutex<()>>,
     task: JoinHandle<()>,
 }
 
@@ -60,6 +65,7 @@ struct Inner {
     host: NodeId,
     caps: Arc<HostCaps>,
     graces: Graces,
+    gate: Gate,
     events: mpsc::Sender<GuestEvent>,
     /// One admission at a time: from weighing a guest to knowing it.
     turn: tokio::sync::Mutex<()>,
@@ -114,6 +120,7 @@ impl Guests {
             host: config.host,
             caps: Arc::new(config.caps),
             graces: config.graces,
+            gate: config.gate,
             events,
             turn: tokio::sync::Mutex::new(()),
             state: Mutex::new(State {
@@ -191,10 +198,7 @@ impl Guests {
         let folder = made
             .map_err(|e| io((self.0.dir.clone(), std::io::Error::other(e))))?
             .map_err(io)?;
-        let at = Resting {
-            state: GuestState::Fetching,
-            note: None,
-        };
+        let at = Resting::new(GuestState::Fetching, None);
         let machine = Guest::resting(at, self.0.graces);
         let id = spec.id;
         let entry = self.entry(Arc::new(folder), spec, record, machine, None);
@@ -240,6 +244,125 @@ impl Guests {
         .await
     }
 
+    /// Holds a guest's CPUs until it is resumed. Idempotent.
+    pub async fn pause(&self, id: GuestId) -> Result<(), VerbError> {
+        self.verb(id, Verb::Pause).await.map(|_| ())
+    }
+
+    /// Lets a paused guest's CPUs go. Idempotent.
+    pub async fn resume(&self, id: GuestId) -> Result<(), VerbError> {
+        self.verb(id, Verb::Resume).await.map(|_| ())
+    }
+
+    /// Saves a guest's memory, durably, and ends its process; a start goes on where it was. Idempotent.
+    /// Paper: §2.3, §4 (hibernate and restore).
+    pub async fn hibernate(&self, id: GuestId) -> Result<(), VerbError> {
+        self.verb(id, Verb::Hibernate).await.map(|_| ())
+    }
+
+    /// Keeps a copy of a guest's disk, and of its memory if it has one. A running guest stands still meanwhile.
+    pub async fn snapshot(&self, id: GuestId, name: Name) -> Result<(), VerbError> {
+        self.about(id, About::Copy(CopyTo::Snapshot(name))).await
+    }
+
+    /// Puts a snapshot in a guest's place: `hibernated` afterwards if it has memory, else `stopped`.
+    pub async fn roll_back(&self, id: GuestId, name: Name) -> Result<(), VerbError> {
+        self.about(id, About::RollBack(name)).await
+    }
+
+    /// Deletes a snapshot. One that is not there is no error.
+    pub async fn drop_snapshot(&self, id: GuestId, name: Name) -> Result<(), VerbError> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(id, Ask::DropSnapshot(name, answer))?;
+        wait.await.map_err(|_| VerbError::Ending)?
+    }
+
+    /// A guest's snapshots, the oldest first.
+    pub async fn snapshots(&self, id: GuestId) -> Result<Vec<SnapshotRecord>, VerbError> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(id, Ask::Snapshots(answer))?;
+        wait.await.map_err(|_| VerbError::Ending)
+    }
+
+    /// Gives a guest that was just created the disk of another, as that is now; it is `stopped` then. A source that
+    /// runs stands still while its disk is copied.
+    pub async fn clone_disk(&self, from: GuestId, to: GuestId) -> Result<GuestView, VerbError> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(from, Ask::BootOf(answer))?;
+        let boot = wait
+            .await
+            .map_err(|_| VerbError::Ending)?
+            .ok_or(VerbError::NotPrepared)?;
+        let (folder, fresh) = self
+            .with(to, |e| {
+                (Arc::clone(&e.folder), e.view.borrow().state == GuestState::Fetching)
+            })
+            .ok_or(VerbError::Unknown(to))?;
+        if fresh {
+            self.about(from, About::Copy(CopyTo::Guest(Arc::clone(&folder))))
+                .await?;
+            // Who it is to cloud-init is another: its own id, name and address.
+            if let Some(user_data) = self.with(from, |e| e.folder.user_data()).flatten() {
+                self.set_seed(to, user_data).await?;
+            }
+            let (answer, wait) = oneshot::channel();
+            let boot = BootRecord {
+                seed: folder.has_seed(),
+                ..boot
+            };
+            self.ask(to, Ask::Adopt(boot, answer))?;
+            wait.await.map_err(|_| VerbError::Ending)??;
+        }
+        self.info(to).ok_or(VerbError::Unknown(to))
+    }
+
+    /// Opens a guest's screen: VNC (RFC 6143) both ways. QEMU serves several viewers.
+    pub async fn open_display(&self, id: GuestId) -> Result<tokio::net::UnixStream, VerbError> {
+        let (folder, view) = self
+            .with(id, |e| (Arc::clone(&e.folder), e.view.borrow().clone()))
+            .ok_or(VerbError::Unknown(id))?;
+        if view.pid.is_none() {
+            return Err(crate::guest::Denied::NotRunning(view.state).into());
+        }
+        let io = |source| VerbError::Io {
+            path: folder.socket(files::DISPLAY),
+            source,
+        };
+        let stream = tokio::net::UnixStream::connect(folder.socket(files::DISPLAY))
+            .await
+            .map_err(io)?;
+        folder.check_peer(&stream).map_err(io)?;
+        Ok(stream)
+    }
+
+    /// Where a guest's agent is met, and whose turn it is.
+    pub(super) fn agent_of(&self, id: GuestId) -> Result<(Arc<Folder>, Arc<tokio::sync::Mutex<()>>), VerbError> {
+        self.with(id, |e| (Arc::clone(&e.folder), Arc::clone(&e.agent)))
+            .ok_or(VerbError::Unknown(id))
+    }
+
+    /// What a guest was asked to be.
+    pub fn spec(&self, id: GuestId) -> Option<GuestSpec> {
+        self.with(id, |e| e.spec.clone())
+    }
+
+    /// Gives a guest that was just created a document for cloud-init; before [`Guests::prepare`].
+    pub async fn set_seed(&self, id: GuestId, user_data: Vec<u8>) -> Result<(), VerbError> {
+        let (folder, spec) = self
+            .with(id, |e| (Arc::clone(&e.folder), e.spec.clone()))
+            .ok_or(VerbError::Unknown(id))?;
+        let written = tokio::task::spawn_blocking(move || folder.write_seed(&spec, &user_data)).await;
+        written
+            .map_err(|_| VerbError::Ending)?
+            .map_err(|(path, source)| VerbError::Io { path, source })
+    }
+
+    async fn about(&self, id: GuestId, about: About) -> Result<(), VerbError> {
+        let (answer, wait) = oneshot::channel();
+        self.ask(id, Ask::About(about, answer))?;
+        wait.await.map_err(|_| VerbError::Ending)?.map(|_| ())
+    }
+
     /// Ends a guest and deletes all of it, a half-made one too. One that is not there is no error.
     pub async fn remove(&self, id: GuestId) -> Result<(), VerbError> {
         match self.verb(id, Verb::Remove).await {
@@ -274,6 +397,7 @@ impl Guests {
             disk: e.folder.socket(files::DISK),
             kernel: e.folder.path().join("kernel"),
             initrd: e.folder.path().join("initrd"),
+            delta: e.folder.delta(),
         })
     }
 
@@ -309,6 +433,11 @@ impl Guests {
         }
     }
 
+    /// Asks a running guest to keep so much memory and to give the rest back to this machine. At most what it has.
+    pub fn keep_memory(&self, id: GuestId, size: ByteSize) -> Result<(), VerbError> {
+        self.ask(id, Ask::Keep(size))
+    }
+
     /// Changes what the owner lends. Guests that run keep running.
     pub fn set_offer(&self, offer: Option<Offer>) {
         self.state().offer = offer;
@@ -342,11 +471,11 @@ impl Guests {
         state
     }
 
-    fn with<T>(&self, id: GuestId, read: impl FnOnce(&Entry) -> T) -> Option<T> {
+    pub(super) fn with<T>(&self, id: GuestId, read: impl FnOnce(&Entry) -> T) -> Option<T> {
         self.state().guests.get(&id).map(read)
     }
 
-    fn ask(&self, id: GuestId, ask: Ask) -> Result<(), VerbError> {
+    pub(super) fn ask(&self, id: GuestId, ask: Ask) -> Result<(), VerbError> {
         let asks = self.with(id, |e| e.asks.clone()).ok_or(VerbError::Unknown(id))?;
         asks.try_send(ask).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => VerbError::Busy,
@@ -436,6 +565,12 @@ impl Guests {
         state.found.push(id);
     }
 
+    /// Machine type and accelerator of new guests here.
+    pub(super) fn machine(&self) -> (String, wire::guest::Accel) {
+        let machine = self.0.caps.qemu.as_ref().map(|q| q.machine.clone());
+        (machine.unwrap_or_default(), self.0.caps.accel)
+    }
+
     pub(super) fn graces(&self) -> Graces {
         self.0.graces
     }
@@ -479,6 +614,11 @@ impl Guests {
             events: self.0.events.clone(),
             link: None,
             waiters: Waiters::default(),
+            job: None,
+            about: None,
+            gate: self.0.gate.clone(),
+            source: None,
+            giving: None,
         };
         let task = tokio::spawn(actor.run());
         Entry {
@@ -490,6 +630,7 @@ impl Guests {
             overlay,
             settled,
             reserved: false,
+            agent: Arc::default(),
             task,
         }
     }

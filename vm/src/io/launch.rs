@@ -2,10 +2,12 @@
 //!
 //! Its own session, so no signal of the node's terminal reaches it and nothing ends it when the node dies; no
 //! descriptor but the log and the lock; no new privileges, no core file; the unprivileged user if the node is root.
-//! QEMU's own sandbox comes on top ([`crate::args`]). Landlock and cgroups have their place here.
+//! [`super::confine`] says what it may touch, QEMU's own sandbox comes on top ([`crate::args`]), and cgroups have their
+//! place here.
 
-use super::{folder::Folder, probe::RunAs, sys::Process};
-use crate::defaults::{GUEST_NICE, GUEST_OPEN_FILES};
+use super::{confine, folder::Folder, probe::RunAs, sys::Process};
+use crate::defaults::GUEST_NICE;
+use landlock::RulesetCreated;
 use std::{
     fs, io,
     os::{fd::AsRawFd, unix::process::CommandExt},
@@ -13,8 +15,33 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Starts QEMU in the folder. The lock's descriptor goes with it; the caller's copy ends here.
-pub(super) fn spawn(qemu: &Path, argv: &[String], folder: &Folder, lock: fs::File) -> io::Result<Process> {
+/// What QEMU has from the node.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    /// Held as long as it lives.
+    pub(super) lock: fs::File,
+    /// The guest's RAM.
+    pub(super) ram: fs::File,
+    /// Size of its overlay, bytes.
+    pub(super) disk: u64,
+    /// Hold it to Landlock's rules.
+    pub(super) landlock: bool,
+    /// Its memory comes while it runs.
+    pub(super) warm: bool,
+}
+
+/// Everything that the child needs, made before the fork.
+struct Entry {
+    kept: [libc::c_int; 2],
+    run_as: RunAs,
+    limits: [(libc::__rlimit_resource_t, u64); 3],
+    rules: Option<RulesetCreated>,
+    /// It may wait for pages in the kernel's name, too.
+    faults: bool,
+}
+
+/// Starts QEMU in the folder. What it inherits goes with it; the caller's copies end here.
+pub(super) fn spawn(qemu: &Path, argv: &[String], folder: &Folder, with: Inherited) -> io::Result<Process> {
     let log = folder.open_log()?;
     let mut command = Command::new(qemu);
     command
@@ -26,13 +53,23 @@ pub(super) fn spawn(qemu: &Path, argv: &[String], folder: &Folder, lock: fs::Fil
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    let lock_fd = lock.as_raw_fd();
-    let run_as = folder.run_as();
+    let mut entry = Entry {
+        kept: [with.lock.as_raw_fd(), with.ram.as_raw_fd()],
+        run_as: folder.run_as(),
+        limits: confine::limits(with.disk),
+        rules: None,
+        faults: false,
+    };
+    if with.landlock {
+        entry.rules = confine::rules(qemu, folder.path(), folder.machine())?;
+        // The capability that Linux wants for it is one over other processes; Landlock keeps it from them all.
+        entry.faults = with.warm && entry.rules.is_some() && confine::faults_need_a_capability();
+    }
     // SAFETY: the closure runs in the forked child before exec and makes system calls only, through libc functions
-    // that are async-signal-safe; it allocates nothing and touches no lock.
-    unsafe { command.pre_exec(move || enter(lock_fd, run_as)) };
+    // that are async-signal-safe; it allocates nothing unless it fails, and touches no lock.
+    unsafe { command.pre_exec(move || enter(&mut entry)) };
     let mut child = command.spawn()?;
-    drop(lock);
+    drop(with);
     // Held by its pidfd from here on, reaped by `Process::ended`, and never killed by a drop.
     Process::child(child.id()).inspect_err(|_| {
         // A kernel without pidfds cannot keep guests; none is left running without a keeper.
@@ -50,15 +87,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
 }
 
 /// In the child, between fork and exec.
-fn enter(lock_fd: libc::c_int, run_as: RunAs) -> io::Result<()> {
-    let core = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    let files = libc::rlimit {
-        rlim_cur: GUEST_OPEN_FILES,
-        rlim_max: GUEST_OPEN_FILES,
-    };
+fn enter(entry: &mut Entry) -> io::Result<()> {
     // SAFETY: plain system calls on this process; the pointers are to locals that live through the calls.
     unsafe {
         if libc::setsid() == -1 {
@@ -72,17 +101,32 @@ fn enter(lock_fd: libc::c_int, run_as: RunAs) -> io::Result<()> {
             u32::MAX,
             4u32, /* CLOSE_RANGE_CLOEXEC */
         );
-        check(libc::fcntl(lock_fd, libc::F_SETFD, 0))?;
-        check(libc::setrlimit(libc::RLIMIT_CORE, &raw const core))?;
-        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files))?;
+        for fd in entry.kept {
+            check(libc::fcntl(fd, libc::F_SETFD, 0))?;
+        }
+        for (what, most) in entry.limits {
+            let limit = libc::rlimit {
+                rlim_cur: most,
+                rlim_max: most,
+            };
+            check(libc::setrlimit(what, &raw const limit))?;
+        }
         // A node that is niced already cannot make its guests less nice; that is no reason not to start.
         libc::setpriority(libc::PRIO_PROCESS, 0, GUEST_NICE);
-        if let RunAs::User { uid, gid, kvm } = run_as {
+        if let RunAs::User { uid, gid, kvm } = entry.run_as {
             let groups = [gid, kvm.unwrap_or(gid)];
             check(libc::setgroups(groups.len(), groups.as_ptr()))?;
             check(libc::setresgid(gid, gid, gid))?;
+            let faults = entry.faults && libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0;
             check(libc::setresuid(uid, uid, uid))?;
+            if faults {
+                confine::keep_faults();
+            }
         }
-        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+    }
+    match entry.rules.take() {
+        Some(rules) => rules.restrict_self().map(|_| ()).map_err(io::Error::other),
+        None => Ok(()),
     }
 }

@@ -7,22 +7,35 @@
 )]
 
 mod actor;
+mod agent;
+mod confine;
 mod console;
+mod enforce;
+mod errands;
 mod error;
 mod folder;
 mod guests;
 mod launch;
 mod monitor;
+mod moves;
 mod probe;
 mod recover;
+mod saved;
+mod sensors;
 mod sys;
 mod types;
+mod warm;
 
+pub use actor::WarmStart;
 pub use console::{Console, ConsoleClosed};
+pub use enforce::{Enforcer, EnforcerConfig, Gate, Held, Opened, Order, cpu_time};
 pub use error::{CreateError, OpenError, VerbError};
 pub use guests::Guests;
+pub use moves::{Arrival, Departure, Luggage, PARTS};
 pub use probe::{HostCaps, ProbeConfig, QemuInfo, RunAs, probe};
+pub use sensors::{OwnerSensors, machine};
 pub use types::{Adopted, AdoptedAs, Endpoints, GuestEvent, GuestsConfig, StopMode};
+pub use warm::{MemoryLook, MemorySource, PART as MEMORY_PART};
 
 #[cfg(test)]
 #[path = "../tests/kill.rs"]
@@ -34,5 +47,11 @@ mod lifecycle;
 #[path = "../tests/real.rs"]
 mod real;
 #[cfg(test)]
+#[path = "../tests/saves.rs"]
+mod saves;
+#[cfg(test)]
 #[path = "../tests/stub.rs"]
 mod stub;
+#[cfg(test)]
+#[path = "../tests/warmth.rs"]
+mod warmth;

@@ -4,10 +4,13 @@
 //! one client and the other may be a node that hangs. After each connection it asks for the state again: events that
 //! came while nobody listened are lost (notes/vm.md §1, fact 11).
 
-use super::folder::Folder;
+use super::{
+    enforce::{Gate, Opened},
+    folder::Folder,
+};
 use crate::{
     args::files,
-    defaults::{CONNECT_EVERY, MAX_QMP_PENDING},
+    defaults::{CONNECT_EVERY, MAX_QMP_PENDING, QMP_GREETING},
     guest::Monitor,
     qmp::{Command, RunState, Session, Update},
 };
@@ -42,10 +45,10 @@ impl Drop for MonitorLink {
 
 impl MonitorLink {
     /// Starts it. `patience`: how long one socket may take to greet before the other is tried.
-    pub(super) fn start(id: GuestId, folder: Arc<Folder>, patience: Duration) -> Self {
+    pub(super) fn start(id: GuestId, folder: Arc<Folder>, patience: Duration, gate: Gate) -> Self {
         let (tell, commands) = mpsc::channel(MAX_QMP_PENDING);
         let (say, said) = mpsc::channel(MAX_QMP_PENDING);
-        let task = tokio::spawn(keep(id, folder, patience, commands, say));
+        let task = tokio::spawn(keep(id, folder, (patience, gate), commands, say));
         Self { tell, said, task }
     }
 
@@ -64,15 +67,49 @@ impl MonitorLink {
     }
 }
 
+/// A few commands on whichever monitor is free, with their answers, beside the one that is kept.
+#[derive(Debug)]
+pub(super) struct Errand {
+    stream: UnixStream,
+    session: Session,
+}
+
+impl Errand {
+    /// Opens it: on the rescue monitor, or on the first if the rescue monitor serves somebody.
+    pub(super) async fn open(id: GuestId, folder: &Folder) -> Result<Self, String> {
+        let mut why = String::new();
+        for socket in [files::RESCUE, files::QMP, files::RESCUE] {
+            match connect(id, folder, socket, QMP_GREETING).await {
+                Ok((stream, session, _)) => return Ok(Self { stream, session }),
+                Err(e) => why = e.to_string(),
+            }
+        }
+        Err(format!("QEMU's monitor does not answer: {why}"))
+    }
+
+    /// Gives a command and waits for its answer.
+    pub(super) async fn ask(&mut self, command: Command) -> Result<Value, String> {
+        let answer = timeout(command.deadline(), ask(&mut self.stream, &mut self.session, command)).await;
+        match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => Err(format!("{}: {e}", command.as_str())),
+            Err(_) => Err(format!("{}: QEMU did not reply in time", command.as_str())),
+        }
+    }
+}
+
 async fn keep(
     id: GuestId,
     folder: Arc<Folder>,
-    patience: Duration,
+    (patience, gate): (Duration, Gate),
     mut commands: mpsc::Receiver<Command>,
     say: mpsc::Sender<Monitor>,
 ) {
     let mut pause = CONNECT_EVERY;
-    for socket in [files::QMP, files::RESCUE].iter().cycle() {
+    let mut sockets = [files::QMP, files::RESCUE].iter().cycle().peekable();
+    while let Some(socket) = sockets.peek().copied() {
+        // A guest that stands still by a signal cannot greet.
+        let opened = gate.open(id);
         match connect(id, &folder, socket, patience).await {
             Ok((stream, session, state)) => {
                 pause = CONNECT_EVERY;
@@ -81,14 +118,21 @@ async fn keep(
                 if say.send(Monitor::Status(state)).await.is_err() {
                     return;
                 }
-                let why = serve(stream, session, &mut commands, &say).await;
+                drop(opened);
+                let why = serve(stream, session, &mut commands, (&say, &|| gate.open(id))).await;
                 tracing::debug!(guest = %id, socket, %why, "monitor is lost");
                 if say.send(Monitor::Lost).await.is_err() {
                     return;
                 }
             }
+            // QEMU has not made it yet: the other one is left for errands.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                sleep(pause).await;
+                continue;
+            }
             Err(why) => tracing::trace!(guest = %id, socket, %why, "monitor does not answer"),
         }
+        sockets.next();
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
@@ -165,10 +209,16 @@ async fn serve(
     mut stream: UnixStream,
     mut session: Session,
     commands: &mut mpsc::Receiver<Command>,
-    say: &mpsc::Sender<Monitor>,
+    (say, open): (&mpsc::Sender<Monitor>, &(impl Fn() -> Opened + Sync)),
 ) -> io::Error {
     let mut buf = vec![0u8; 16 * 1_024];
+    let mut opened = None;
     loop {
+        // As long as a command waits for its reply the guest must be able to give it.
+        opened = match session.poll_timeout() {
+            Some(_) => opened.or_else(|| Some(open())),
+            None => None,
+        };
         while let Some(update) = session.poll_event() {
             if let Some(said) = forward(update, &mut session)
                 && say.send(said).await.is_err()
@@ -215,9 +265,10 @@ fn forward(update: Update, session: &mut Session) -> Option<Monitor> {
             command: Command::QueryStatus,
             value,
         } => Some(Monitor::Status(run_state(&value))),
-        // After `cont` the state is asked for: the event may be missing if the guest ran already.
+        // Then the state is asked for: the event is missing if the guest ran, or stood still, already.
         Update::Reply {
-            command: Command::Cont, ..
+            command: Command::Cont | Command::Stop,
+            ..
         } => session
             .execute(Instant::now(), Command::QueryStatus)
             .err()
@@ -234,6 +285,8 @@ fn forward(update: Update, session: &mut Session) -> Option<Monitor> {
         Update::Event { name, data } => match name.as_str() {
             "STOP" => Some(Monitor::Held),
             "RESUME" => Some(Monitor::Resumed),
+            // Other processes reset the guest themselves.
+            "SHUTDOWN" if data["reason"] == "guest-reset" => Some(Monitor::Rebooted),
             "SHUTDOWN" => Some(Monitor::Shutdown {
                 guest: data["guest"].as_bool().unwrap_or(false),
             }),

@@ -56,6 +56,16 @@ pub enum RunAs {
     },
 }
 
+impl RunAs {
+    /// The same with a guest's own user.
+    pub(super) fn of(self, own: Option<u32>) -> Self {
+        match (self, own) {
+            (Self::User { gid, kvm, .. }, Some(uid)) => Self::User { uid, gid, kvm },
+            (other, _) => other,
+        }
+    }
+}
+
 /// This machine, as `doctor` shows it and as adverts are made of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostCaps {
@@ -77,6 +87,8 @@ pub struct HostCaps {
     pub run_as: RunAs,
     /// The same as a sentence.
     pub confinement: String,
+    /// Guests are held to Landlock's rules.
+    pub landlock: bool,
 }
 
 /// Oldest QEMU that has `-netdev stream`.
@@ -94,6 +106,7 @@ pub async fn probe(config: &ProbeConfig) -> HostCaps {
     let evidence = evidence(qemu.as_ref(), config.accel).await;
     let (accel, accel_reason) = accel::decide(config.accel, &evidence);
     let (run_as, confinement) = run_as(config.same_user);
+    let landlock = super::confine::is_there();
     HostCaps {
         qemu,
         missing,
@@ -103,7 +116,15 @@ pub async fn probe(config: &ProbeConfig) -> HostCaps {
         memory: memory_total(),
         arch: std::env::consts::ARCH.to_owned(),
         run_as,
-        confinement,
+        confinement: format!(
+            "{confinement}, {}",
+            if landlock {
+                "and held by Landlock to their own folder, without TCP"
+            } else {
+                "without Landlock: this kernel has none (it came with Linux 5.13)"
+            }
+        ),
+        landlock,
     }
 }
 
@@ -321,7 +342,7 @@ fn run_as(same_user: bool) -> (RunAs, String) {
             let kvm = fs::metadata("/dev/kvm").ok().map(|m| m.gid());
             (
                 RunAs::User { uid, gid, kvm },
-                format!("guests run as user {name}, sandboxed by QEMU"),
+                format!("each guest runs as a user of its own in the group of {name}, sandboxed by QEMU"),
             )
         }
         None => (

@@ -34,10 +34,7 @@ impl Guests {
             Recovery::FinishRemoval => {
                 let mut machine = Guest::adopted(
                     Instant::now(),
-                    Resting {
-                        state: record.state,
-                        note: Some("it is being removed".into()),
-                    },
+                    Resting::new(record.state, Some("it is being removed".into())),
                     self.graces(),
                 );
                 if let Err(e) = machine.handle_verb(Instant::now(), Verb::Remove) {

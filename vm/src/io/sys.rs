@@ -147,6 +147,93 @@ impl Process {
     }
 }
 
+/// A new memory file, which lives as long as somebody has it open.
+pub(super) fn memory_file(len: u64) -> io::Result<fs::File> {
+    let fd = rustix::fs::memfd_create(MEMORY, rustix::fs::MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&fd, len)?;
+    Ok(fd.into())
+}
+
+/// Name of a guest's memory file, as /proc shows it.
+const MEMORY: &str = "lanline-ram";
+
+/// A living guest's memory file, for reading, and for writing if asked. Its process may be hostile: what it has there is
+/// opened only if it is a memory file indeed, never what such a descriptor may point to.
+pub(super) fn open_memory(pid: u32, fd: i32, write: bool) -> io::Result<fs::File> {
+    use rustix::fs::{Mode, OFlags, open};
+    use std::os::fd::AsRawFd;
+    let path = open(
+        format!("/proc/{pid}/fd/{fd}"),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let own = format!("/proc/self/fd/{}", path.as_raw_fd());
+    let is = fs::read_link(&own)?;
+    if is.as_os_str() != format!("/memfd:{MEMORY} (deleted)").as_str() {
+        return Err(io::Error::other(format!("it is {}, not a memory file", is.display())));
+    }
+    fs::OpenOptions::new().read(true).write(write).open(own)
+}
+
+/// Where the next data of a sparse file begins, from `at` on.
+pub(super) fn next_data(file: &fs::File, at: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Copies a file, sharing its blocks where the file system can, else its data without its holes; durable.
+pub(super) fn copy_sparse(from: &fs::File, to: &fs::File) -> io::Result<()> {
+    let len = from.metadata()?.len();
+    if rustix::fs::ioctl_ficlone(to, from).is_err() {
+        to.set_len(len)?;
+        let mut at = 0;
+        while let Some(start) = next_data(from, at)?.filter(|s| *s < len) {
+            let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(start))?.min(len);
+            copy_range(from, to, start, end)?;
+            at = end;
+        }
+    }
+    to.sync_all()
+}
+
+fn copy_range(from: &fs::File, to: &fs::File, mut at: u64, end: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut buf = vec![0u8; 1 << 20];
+    while at < end {
+        let want = usize::try_from(end - at).map_or(buf.len(), |n| n.min(buf.len()));
+        let n = from.read_at(&mut buf[..want], at)?;
+        if n == 0 {
+            break;
+        }
+        to.write_all_at(&buf[..n], at)?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// Makes what a folder lists durable.
+pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
+    fs::File::open(dir)?.sync_all()
+}
+
+/// Bytes on disk of the files below a folder.
+pub(super) fn disk_usage(dir: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        sum += if meta.is_dir() {
+            disk_usage(&entry.path())?
+        } else {
+            meta.blocks() * 512
+        };
+    }
+    Ok(sum)
+}
+
 /// The last `lines` lines of a text file, at most `max` bytes; empty if it cannot be read.
 pub(super) fn tail(path: &Path, max: u64, lines: usize) -> String {
     let bytes = tail_bytes(path, max);

@@ -1,6 +1,6 @@
 //! What the facade takes and gives.
 
-use super::probe::HostCaps;
+use super::{enforce::Gate, probe::HostCaps};
 use crate::{admission::Offer, guest::Graces};
 use std::path::PathBuf;
 use wire::{
@@ -19,6 +19,8 @@ pub struct GuestsConfig {
     pub offer: Option<Offer>,
     /// How long each step may take.
     pub graces: Graces,
+    /// What lets a guest answer that the owner's policy holds back.
+    pub gate: Gate,
 }
 
 impl GuestsConfig {
@@ -29,6 +31,7 @@ impl GuestsConfig {
             caps,
             offer: None,
             graces: Graces::default(),
+            gate: Gate::none(),
         }
     }
 }
@@ -102,4 +105,6 @@ pub struct Endpoints {
     pub kernel: PathBuf,
     /// Where an initrd may be materialised in place.
     pub initrd: PathBuf,
+    /// The guest's own disk: a qcow2 delta over its image. QEMU's while the guest runs; else it may be read.
+    pub delta: PathBuf,
 }

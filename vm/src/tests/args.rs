@@ -29,11 +29,39 @@ fn launch() -> Launch<'static> {
         machine: "pc-q35-7.2",
         accel: Accel::Tcg,
         cpu: Cpu::Model("Nehalem"),
-        ram: Ram::Anonymous,
+        ram: Ram::File(9),
         disk: true,
         kernel: true,
         initrd: true,
+        later: false,
         cmdline: Some("console=ttyS0 root=/dev/vda, -drive file=/etc/passwd"),
+        seed: false,
+        incoming: false,
+    }
+}
+
+#[test]
+fn hardware_is_what_the_guest_sees_and_nothing_else() {
+    let key = |l: &Launch<'_>| hardware(&argv(&spec(), l));
+    let same = Launch {
+        ram: Ram::Anonymous,
+        incoming: true,
+        cmdline: Some("other"),
+        ..launch()
+    };
+    assert_eq!(key(&same), key(&launch()));
+    for other in [
+        Launch {
+            machine: "pc-q35-8.0",
+            ..launch()
+        },
+        Launch {
+            cpu: Cpu::Host,
+            ..launch()
+        },
+        Launch { seed: true, ..launch() },
+    ] {
+        assert_ne!(key(&other), key(&launch()));
     }
 }
 
@@ -47,10 +75,9 @@ const GOLDEN: &str = r#"-nodefaults
 -cpu Nehalem
 -smp 2,sockets=1,cores=2,threads=1
 -m 512M
--object memory-backend-ram,id=ram0,size=512M
+-object memory-backend-file,id=ram0,size=512M,share=on,mem-path=/proc/self/fd/9
 -rtc base=utc,driftfix=slew
 -display none
--vga none
 -S
 -no-shutdown
 -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off
@@ -66,6 +93,12 @@ const GOLDEN: &str = r#"-nodefaults
 -object rng-builtin,id=rng0
 -device virtio-rng-pci,rng=rng0,bus=pcie.0
 -device vmgenid,guid=auto
+-device virtio-balloon-pci,id=balloon0,bus=pcie.0
+-device VGA,id=vga0,vgamem_mb=8,bus=pcie.0
+-vnc unix:display.sock
+-device virtio-serial-pci,id=vser0,bus=pcie.0
+-chardev socket,id=agent,path=agent.sock,server=on,wait=off
+-device virtserialport,bus=vser0.0,chardev=agent,id=agent0,name=org.qemu.guest_agent.0
 -blockdev {"driver":"nbd","export":"","node-name":"image","open-timeout":30,"read-only":true,"reconnect-delay":300,"server":{"path":"disk.sock","type":"unix"}}
 -blockdev {"discard":"unmap","driver":"file","filename":"overlay.qcow2","node-name":"overlay-file"}
 -blockdev {"backing":"image","discard":"unmap","driver":"qcow2","file":"overlay-file","node-name":"disk0"}
@@ -74,7 +107,7 @@ const GOLDEN: &str = r#"-nodefaults
 -device virtio-net-pci,id=nic0,netdev=net0,mac=02:00:5e:10:00:01,romfile=,bus=rp0
 -kernel ../kernel
 -initrd ../initrd
--append console=ttyS0 root=/dev/vda, -drive file=/etc/passwd
+-append no_timer_check console=ttyS0 root=/dev/vda, -drive file=/etc/passwd
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -msg timestamp=on"#;
 
@@ -103,7 +136,7 @@ fn the_whole_command_line() {
 fn a_strangers_text_is_one_argument() {
     let argv = argv(&spec(), &launch());
     let at = argv.iter().position(|a| a == "-append").unwrap();
-    assert_eq!(argv[at + 1], launch().cmdline.unwrap());
+    assert_eq!(argv[at + 1], format!("no_timer_check {}", launch().cmdline.unwrap()));
     assert_eq!(argv.iter().filter(|a| a.contains("/etc/passwd")).count(), 1);
 }
 
@@ -132,6 +165,16 @@ fn what_the_guest_lacks_is_left_out() {
         },
     )
     .join(" ");
+    let later = argv(
+        &s,
+        &Launch {
+            kernel: false,
+            later: true,
+            ..launch()
+        },
+    )
+    .join(" ");
+    assert!(later.contains("-action reboot=shutdown") && !later.contains("-kernel") && !firmware.contains("-action"));
     assert!(!firmware.contains("-kernel") && !firmware.contains("-initrd") && !firmware.contains("-append"));
 }
 

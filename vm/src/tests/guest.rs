@@ -4,11 +4,7 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 fn fetched() -> Guest {
-    let at = Resting {
-        state: GuestState::Fetching,
-        note: None,
-    };
-    Guest::resting(at, Graces::default())
+    Guest::resting(Resting::new(GuestState::Fetching, None), Graces::default())
 }
 
 /// Drains the machine: what it wants done, and its news.
@@ -231,7 +227,7 @@ fn a_monitor_that_is_lost_is_an_error_in_time_and_heals() {
 fn adoption_follows_what_the_monitor_says() {
     let now = Instant::now();
     let adopt = |state, says| {
-        let mut g = Guest::adopted(now, Resting { state, note: None }, Graces::default());
+        let mut g = Guest::adopted(now, Resting::new(state, None), Graces::default());
         g.handle_monitor(now, Monitor::Status(says));
         let todo = drain(&mut g).0;
         (g.state(), todo)
@@ -263,9 +259,14 @@ enum Act {
     Resume,
     Hold,
     GuestShutdown,
+    Reboot,
     Vanish(bool),
     Lose,
     CommandFails(u8),
+    /// The driver is done with what it does beside.
+    ErrandEnds(bool),
+    /// The node is killed, and a new one finds the guest.
+    NodeRestarts,
     /// Time passes to the next timer.
     Tick,
 }
@@ -275,13 +276,21 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         4 => Just(Act::Verb(Verb::Start)),
         2 => any::<bool>().prop_map(|force| Act::Verb(Verb::Stop { force })),
         1 => Just(Act::Verb(Verb::Remove)),
+        2 => Just(Act::Verb(Verb::Pause)),
+        2 => Just(Act::Verb(Verb::Resume)),
+        3 => Just(Act::Verb(Verb::Hibernate)),
+        2 => any::<bool>().prop_map(|memory| Act::Verb(Verb::Copy { memory })),
+        1 => Just(Act::Verb(Verb::RollBack)),
+        4 => proptest::bool::weighted(0.8).prop_map(Act::ErrandEnds),
+        1 => Just(Act::NodeRestarts),
         4 => (0u8..7).prop_map(Act::Greet),
         3 => Just(Act::Resume),
         1 => Just(Act::Hold),
         1 => Just(Act::GuestShutdown),
+        1 => Just(Act::Reboot),
         2 => any::<bool>().prop_map(Act::Vanish),
         1 => Just(Act::Lose),
-        1 => (0u8..4).prop_map(Act::CommandFails),
+        1 => (0u8..5).prop_map(Act::CommandFails),
         3 => Just(Act::Tick),
     ];
     proptest::collection::vec(act, 1..80)
@@ -296,6 +305,36 @@ struct World {
     persisted_since_verb: bool,
     starts_owed: usize,
     stops_owed: usize,
+    /// Pauses, resumes, hibernations, copies and roll-backs of which the end is not told.
+    owed: [usize; 5],
+    /// What the driver does beside.
+    job: Option<Do>,
+    /// As the record on disk has it.
+    record: Option<Resting>,
+    /// A memory is on disk, whatever the record says.
+    memory: bool,
+}
+
+fn owed_by(verb: Verb) -> Option<usize> {
+    Some(match verb {
+        Verb::Pause => 0,
+        Verb::Resume => 1,
+        Verb::Hibernate => 2,
+        Verb::Copy { .. } => 3,
+        Verb::RollBack => 4,
+        _ => return None,
+    })
+}
+
+fn told_by(news: &News) -> Option<usize> {
+    Some(match news {
+        News::Paused(_) => 0,
+        News::Resumed(_) => 1,
+        News::Hibernated(_) => 2,
+        News::Copied(_) => 3,
+        News::RolledBack(_) => 4,
+        _ => return None,
+    })
 }
 
 impl World {
@@ -317,9 +356,16 @@ impl World {
             Act::Resume if self.alive => g.handle_monitor(*now, Monitor::Resumed),
             Act::Hold if self.alive => g.handle_monitor(*now, Monitor::Held),
             Act::GuestShutdown if self.alive => g.handle_monitor(*now, Monitor::Shutdown { guest: true }),
+            Act::Reboot if self.alive => g.handle_monitor(*now, Monitor::Rebooted),
             Act::Lose if self.alive => g.handle_monitor(*now, Monitor::Lost),
             Act::CommandFails(n) if self.alive => {
-                let commands = [Command::Cont, Command::Powerdown, Command::Quit, Command::QueryStatus];
+                let commands = [
+                    Command::Cont,
+                    Command::Powerdown,
+                    Command::Quit,
+                    Command::QueryStatus,
+                    Command::Stop,
+                ];
                 g.handle_monitor(
                     *now,
                     Monitor::Failed {
@@ -328,8 +374,11 @@ impl World {
                     },
                 );
             }
+            Act::ErrandEnds(well) => self.end_job(g, *now, well),
+            Act::NodeRestarts => self.restart(g, *now),
             Act::Vanish(clean) if self.alive => {
                 self.alive = false;
+                self.job = None;
                 g.handle_exit(
                     *now,
                     Exit {
@@ -360,6 +409,49 @@ impl World {
             Verb::Stop { .. } => self.stops_owed = 1,
             _ => {}
         }
+        if let Some(i) = owed_by(verb) {
+            self.owed[i] = 1;
+        }
+    }
+
+    fn end_job(&mut self, g: &mut Guest, now: Instant, well: bool) {
+        let result = if well { Ok(()) } else { Err("no".to_owned()) };
+        match self.job.take() {
+            Some(Do::Save) => {
+                self.memory |= well;
+                g.handle_saved(now, result);
+            }
+            Some(Do::Load) => g.handle_loaded(now, result),
+            Some(Do::Copy { .. }) => g.handle_copied(result),
+            Some(Do::RollBack) => {
+                self.memory |= well;
+                g.handle_rolled_back(result.map(|()| true), well || g.is_saved());
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing is known but the record, and whether there is a process.
+    fn restart(&mut self, g: &mut Guest, now: Instant) {
+        let Some(at) = self.record.clone().filter(|_| !self.deleted && !g.is_removing()) else {
+            return;
+        };
+        self.job = None;
+        self.owed = [0; 5];
+        (self.starts_owed, self.stops_owed) = (0, 0);
+        let alive = self.alive;
+        *g = match (alive, at.saved) {
+            (true, _) => Guest::adopted(now, at, Graces::default()),
+            (false, true) => Guest::resting(
+                Resting {
+                    saved: true,
+                    ..Resting::new(GuestState::Hibernated, None)
+                },
+                Graces::default(),
+            ),
+            (false, false) if at.state == GuestState::Fetching => return,
+            (false, false) => Guest::resting(Resting::new(GuestState::Crashed, None), Graces::default()),
+        };
     }
 
     /// Does what the machine asks, as its driver would, and holds it to its invariants.
@@ -376,11 +468,40 @@ impl World {
                     News::Stopped(_) | News::StopFailed(_) => self.stops_owed = 0,
                     _ => {}
                 }
+                if let Some(i) = told_by(&n) {
+                    self.owed[i] = 0;
+                }
             }
             for d in todo {
                 assert!(!self.deleted, "something is done with a deleted guest: {d:?}");
                 match d {
-                    Do::Persist => self.persisted_since_verb = true,
+                    Do::Persist => {
+                        self.persisted_since_verb = true;
+                        assert!(!g.is_saved() || self.memory, "a record of memory that is not there");
+                        self.record = Some(Resting {
+                            state: g.state(),
+                            note: None,
+                            held: g.is_held(),
+                            saving: g.is_saving(),
+                            saved: g.is_saved(),
+                            moving: g.is_moving(),
+                            warm: false,
+                            rebooting: g.is_rebooting(),
+                        });
+                    }
+                    Do::Save | Do::Load => {
+                        assert!(self.alive && self.job.is_none(), "{d:?} beside {:?}", self.job);
+                        self.job = Some(d);
+                    }
+                    Do::Copy { .. } | Do::RollBack => {
+                        assert!(self.job.is_none() && (d != Do::RollBack || !self.alive));
+                        self.job = Some(d);
+                    }
+                    Do::DropSaved => {
+                        let told = self.record.as_ref().is_some_and(|r| r.saved);
+                        assert!(!told, "dropped while the record counts on it");
+                        self.memory = false;
+                    }
                     Do::Spawn => {
                         assert!(!self.alive, "invariant 1: a second process");
                         assert!(self.persisted_since_verb, "invariant 2: spawn");
@@ -388,11 +509,17 @@ impl World {
                         let result = if self.spawns_fail { Err("no".into()) } else { Ok(()) };
                         g.handle_spawned(now, result);
                     }
+                    Do::Tell(Command::Cont) => {
+                        assert!(self.alive);
+                        let told = self.record.as_ref().is_some_and(|r| r.saved);
+                        assert!(!told, "invariant 6: CPUs run beside saved memory");
+                    }
                     Do::Tell(_) | Do::Kill => assert!(self.alive, "{d:?} without a process"),
                     Do::Forget => assert!(!self.alive),
                     Do::Delete => {
                         assert!(!self.alive, "deleted under a living process");
                         self.deleted = true;
+                        self.job = None;
                         g.handle_deleted(Ok(()));
                     }
                 }
@@ -406,7 +533,11 @@ impl World {
         match g.state() {
             GuestState::Running | GuestState::Paused | GuestState::Starting => assert!(self.alive, "invariant 3"),
             GuestState::Fetching | GuestState::Stopped | GuestState::Crashed => assert!(!self.alive, "invariant 3"),
+            GuestState::Hibernated => assert!(g.is_saved() && self.memory && !self.alive, "{g:?}"),
             _ => {}
+        }
+        if !self.alive && self.job.is_none() {
+            assert_eq!(self.owed, [0; 5], "an end that is never told: {g:?}");
         }
         if self.stops_owed > 0 || self.starts_owed > 0 {
             assert!(g.poll_timeout().is_some(), "invariant 4: {g:?}");
@@ -441,4 +572,126 @@ proptest! {
             prop_assert!(world.deleted, "{:?}", g);
         }
     }
+}
+
+/// A guest that runs while its image's memory comes.
+fn arriving(now: Instant) -> Guest {
+    let mut g = fetched();
+    assert!(g.handle_warm() && g.handle_warm(), "said again it is the same");
+    g.handle_verb(now, Verb::Start).unwrap();
+    g.handle_spawned(now, Ok(()));
+    drain(&mut g);
+    g.handle_monitor(now, Monitor::Status(RunState::Prelaunch));
+    assert_eq!(drain(&mut g).0, [Do::Load]);
+    g.handle_later();
+    g.handle_loaded(now, Ok(()));
+    assert_eq!(drain(&mut g).0, [Do::Persist, Do::Tell(Command::Cont)]);
+    g.handle_monitor(now, Monitor::Resumed);
+    drain(&mut g);
+    assert_eq!(
+        (g.state(), g.is_saved(), g.is_kept()),
+        (GuestState::Running, false, true)
+    );
+    g
+}
+
+#[test]
+fn memory_of_an_image_is_kept_until_all_of_it_has_come() {
+    let now = Instant::now();
+    let mut g = arriving(now);
+    for verb in [
+        Verb::Hibernate,
+        Verb::Copy { memory: true },
+        Verb::Copy { memory: false },
+    ] {
+        assert_eq!(g.handle_verb(now, verb), Err(Denied::Arriving));
+    }
+    g.handle_whole(now, Ok(()));
+    assert_eq!(drain(&mut g).0, [Do::Persist, Do::DropSaved]);
+    assert!(!g.is_kept() && g.handle_verb(now, Verb::Hibernate).is_ok());
+    assert!(!arriving(now).handle_warm(), "a guest that runs begins with nothing");
+
+    // It ends by itself: it begins again.
+    let mut g = arriving(now);
+    g.handle_exit(now, clean());
+    assert_eq!((g.state(), g.is_saved()), (GuestState::Hibernated, true));
+    assert!(g.note().unwrap().contains("begins again"));
+    assert!(g.handle_verb(now, Verb::Copy { memory: false }) == Err(Denied::Arriving) && g.handle_warm());
+
+    // Its memory does not come: it is ended, and begins again.
+    let mut g = arriving(now);
+    g.handle_whole(now, Err("cut".into()));
+    assert_eq!(drain(&mut g).0, [Do::Tell(Command::Quit)]);
+    g.handle_exit(now, clean());
+    assert_eq!((g.state(), g.is_saved()), (GuestState::Hibernated, true));
+
+    // It was to end: its disk is what is left of it.
+    let mut g = arriving(now);
+    g.handle_verb(now, Verb::Stop { force: true }).unwrap();
+    g.handle_exit(now, clean());
+    assert!(drain(&mut g).0.contains(&Do::DropSaved));
+    assert_eq!((g.state(), g.is_kept()), (GuestState::Stopped, false));
+    assert!(!g.handle_warm(), "it has a disk of its own by now");
+}
+
+#[test]
+fn a_guest_that_reboots_without_a_kernel_waits_for_one() {
+    let now = Instant::now();
+    let mut g = arriving(now);
+    g.handle_monitor(now, Monitor::Rebooted);
+    assert_eq!(drain(&mut g).0, [Do::Persist, Do::DropSaved, Do::Tell(Command::Quit)]);
+    assert!(g.is_rebooting() && !g.is_kept() && !g.is_stopping());
+    g.handle_exit(now, clean());
+    assert_eq!((g.state(), g.is_saved()), (GuestState::Stopped, false));
+    assert!(g.note().unwrap().contains("reboots") && g.is_rebooting() && !g.handle_warm());
+    drain(&mut g);
+    g.handle_verb(now, Verb::Start).unwrap();
+    assert_eq!(drain(&mut g).0, [Do::Persist, Do::Spawn]);
+    assert!(!g.is_rebooting());
+
+    // Stopped while it waits, or while it is ended: it stays stopped.
+    for late in [true, false] {
+        let mut g = arriving(now);
+        g.handle_monitor(now, Monitor::Rebooted);
+        drain(&mut g);
+        if late {
+            g.handle_exit(now, clean());
+        }
+        g.handle_verb(now, Verb::Stop { force: false }).unwrap();
+        if !late {
+            g.handle_exit(now, clean());
+        }
+        assert!(drain(&mut g).1.iter().any(|n| matches!(n, News::Stopped(_))));
+        assert!((g.state(), g.note()) == (GuestState::Stopped, None) && !g.is_rebooting());
+    }
+
+    // A node comes back while the process is being ended.
+    let at = Resting {
+        rebooting: true,
+        ..Resting::new(GuestState::Running, None)
+    };
+    let mut g = Guest::adopted(now, at, Graces::default());
+    g.handle_monitor(now, Monitor::Status(RunState::Shutdown));
+    g.handle_exit(now, clean());
+    assert!(g.is_rebooting() && g.state() == GuestState::Stopped);
+}
+
+#[test]
+fn a_node_that_finds_a_guest_without_all_its_memory_ends_it() {
+    let now = Instant::now();
+    let at = Resting {
+        saved: true,
+        warm: true,
+        ..Resting::new(GuestState::Running, None)
+    };
+    let mut g = Guest::adopted(now, at, Graces::default());
+    assert!(
+        drain(&mut g)
+            .0
+            .iter()
+            .any(|d| matches!(d, Do::Kill | Do::Tell(Command::Quit)))
+    );
+    g.handle_exit(now, clean());
+    assert_eq!((g.state(), g.is_saved()), (GuestState::Hibernated, true));
+    assert!(g.handle_warm());
 }

@@ -54,7 +54,10 @@ async fn killed_at_any_step_nothing_is_lost_doubled_or_half_made() {
         node.kill().unwrap();
         node.wait().unwrap();
 
-        let guests = bench.open(Mode::Obey).await;
+        // A process that had just begun takes its time where many tests share two cores.
+        let mut config = bench.config(Mode::Obey);
+        config.graces.monitor = Duration::from_secs(30);
+        let guests = Guests::open(&bench.at, config).await.unwrap().0;
         for a in guests.adopt().await {
             let alive = a.view.pid.is_some();
             let fits = match a.view.state {

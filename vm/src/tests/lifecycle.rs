@@ -60,7 +60,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let own = tempfile::tempdir().unwrap();
         let mut bench = Self::at(own.path());
         bench._own = Some(own);
@@ -97,7 +97,7 @@ impl Bench {
         }
     }
 
-    fn config(&self, mode: Mode) -> GuestsConfig {
+    pub(super) fn config(&self, mode: Mode) -> GuestsConfig {
         GuestsConfig {
             graces: quick(),
             ..GuestsConfig::new(HOST, stub::caps(&self.dir, mode))
@@ -117,14 +117,14 @@ impl Bench {
     }
 
     /// One that runs.
-    async fn running(&self, mode: Mode) -> (Guests, GuestId) {
+    pub(super) async fn running(&self, mode: Mode) -> (Guests, GuestId) {
         let guests = self.open(mode).await;
         let id = self.made(&guests, 1).await;
         assert_eq!(guests.start(id).await.unwrap().state, GuestState::Running);
         (guests, id)
     }
 
-    fn guest_file(&self, id: GuestId, name: &str) -> PathBuf {
+    pub(super) fn guest_file(&self, id: GuestId, name: &str) -> PathBuf {
         self.at.join(id.to_string()).join(name)
     }
 }
@@ -140,7 +140,7 @@ impl Drop for Bench {
     }
 }
 
-async fn until(guests: &Guests, id: GuestId, state: GuestState) -> GuestView {
+pub(super) async fn until(guests: &Guests, id: GuestId, state: GuestState) -> GuestView {
     let mut watch = guests.watch(id).unwrap();
     tokio::time::timeout(HANG, watch.wait_for(|v| v.state == state))
         .await
@@ -179,7 +179,7 @@ pub(super) fn says(child: &mut std::process::Child, word: &str) -> impl std::io:
 }
 
 /// Types a word into the guest once its console is there.
-async fn say(guests: &Guests, id: GuestId, word: &'static str) {
+pub(super) async fn say(guests: &Guests, id: GuestId, word: &'static str) {
     let mut console = guests.attach_console(id).unwrap();
     console_says(&mut console, "stub console").await;
     console.tx.send(format!("{word}\n").into()).await.unwrap();
@@ -312,6 +312,7 @@ async fn a_full_disk_holds_the_guest_and_it_goes_on_by_itself() {
     let full =
         |v: &GuestView| v.state == GuestState::Paused && v.note.as_deref().is_some_and(|n| n.contains("disk is full"));
     tokio::time::timeout(HANG, watch.wait_for(full)).await.unwrap().unwrap();
+    say(&guests, id, "space").await;
     until(&guests, id, GuestState::Running).await;
     guests.remove(id).await.unwrap();
 }

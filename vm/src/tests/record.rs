@@ -42,6 +42,9 @@ fn a_record_describes_its_guest_wholly() {
         kernel: true,
         initrd: false,
         cmdline: Some("console=ttyS0".into()),
+        seed: false,
+        later: false,
+        inner_mac: None,
     });
     r.ips = vec!["192.168.1.5".parse().unwrap()];
     let (back, spec) = GuestRecord::from_json(&r.to_json().unwrap()).unwrap();
@@ -74,6 +77,9 @@ fn a_bent_record_is_refused_with_the_field() {
                 kernel: true,
                 initrd: false,
                 cmdline: evil.clone(),
+                seed: false,
+                later: false,
+                inner_mac: None,
             });
         })
         .contains("control character")
@@ -90,7 +96,7 @@ fn recovery_knows_or_says_that_it_does_not() {
         ..record()
     };
     let note = |r: Recovery| match r {
-        Recovery::Rest(Resting { state, note }) => (state, note.unwrap_or_default()),
+        Recovery::Rest(Resting { state, note, .. }) => (state, note.unwrap_or_default()),
         other => panic!("{other:?}"),
     };
     use GuestState::{Crashed, Fetching, Running, Starting, Stopped};
@@ -130,6 +136,16 @@ fn recovery_knows_or_says_that_it_does_not() {
         note(recover(&with(Stopped, false, false), &found(false, Some(false)))).0,
         Stopped
     );
+    let rebooting = GuestRecord {
+        rebooting: true,
+        ..with(Running, false, false)
+    };
+    for same_boot in [Some(true), Some(false)] {
+        let Recovery::Rest(at) = recover(&rebooting, &found(false, same_boot)) else {
+            panic!("it has no process");
+        };
+        assert!(at.rebooting && at.state == Stopped);
+    }
 }
 
 proptest! {
@@ -137,4 +153,44 @@ proptest! {
     fn noise_is_refused_without_a_panic(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
         prop_assert!(GuestRecord::from_json(&noise).is_err());
     }
+}
+
+#[test]
+fn a_reboot_ends_what_ran_and_keeps_what_was_saved() {
+    let saved = SavedRecord {
+        at: UnixMillis(6),
+        device: Blob {
+            bytes: 1,
+            hash: "00".into(),
+        },
+        ram: None,
+        disk: None,
+        hardware: "x".into(),
+        qemu: "7.2".into(),
+        warm: false,
+    };
+    let mut r = record();
+    r.state = GuestState::Running;
+    let Recovery::Rest(at) = recover(&r, &found(false, Some(false))) else {
+        panic!()
+    };
+    assert_eq!((at.state, at.saved), (GuestState::Crashed, false));
+    for state in [GuestState::Paused, GuestState::Hibernated, GuestState::Starting] {
+        (r.state, r.saved) = (state, Some(saved.clone()));
+        let Recovery::Rest(at) = recover(&r, &found(false, Some(false))) else {
+            panic!()
+        };
+        assert_eq!((at.state, at.saved), (GuestState::Hibernated, true), "{state}");
+        // A process that lives beside saved memory was about to be ended, or to be restored anew.
+        assert!(matches!(recover(&r, &found(true, Some(true))), Recovery::Adopt(a) if a.saved));
+    }
+    r.moving = Some(MoveRecord {
+        peer: NodeId([1; 32]),
+        epoch: 3,
+        arriving: true,
+    });
+    let Recovery::Rest(at) = recover(&r, &found(false, None)) else {
+        panic!()
+    };
+    assert_eq!((at.state, at.saved, at.moving), (GuestState::Moving, true, true));
 }

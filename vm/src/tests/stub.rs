@@ -1,5 +1,6 @@
 //! A scripted QEMU: this test binary, started again by a shell script in QEMU's place. It speaks QMP and has a console,
-//! on which words make it misbehave: `die`, `hang`, `shutdown`, `flood`, `ioerror`.
+//! on which words make it misbehave: `die`, `hang`, `shutdown`, `flood`, `ioerror` (until `space`), `nosave`. `count`
+//! counts in its RAM, which is the memory file that a real QEMU would have.
 
 use super::*;
 use serde_json::{Value, json};
@@ -16,6 +17,10 @@ use std::{
 
 const MODE: &str = "LANLINE_STUB_MODE";
 const UUID: &str = "LANLINE_STUB_UUID";
+const MEMORY: &str = "LANLINE_STUB_MEMORY";
+const INCOMING: &str = "LANLINE_STUB_INCOMING";
+/// Where the stub counts, in its RAM.
+const COUNTER_AT: u64 = 1 << 20;
 
 /// How the stub behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +45,17 @@ pub(super) fn install(dir: &Path, mode: Mode) -> QemuInfo {
     let exe = std::env::current_exe().unwrap();
     let script = format!(
         "#!/bin/sh\n[ {mode:?} = Crash ] && {{ echo 'boom: no such device' >&2; exit 1; }}\n\
-         while [ $# -gt 0 ]; do [ \"$1\" = -uuid ] && id=$2; shift; done\n\
-         {MODE}={mode:?} {UUID}=$id exec {} --exact io::stub::qemu --nocapture --skip -uuid \"$id\"\n",
+         while [ $# -gt 0 ]; do case $1 in -uuid) id=$2;; -incoming) in=$2;; -object) case $2 in *mem-path=*) mem=${{2##*mem-path=}};; esac;; esac; shift; done\n\
+         {MODE}={mode:?} {UUID}=$id {MEMORY}=$mem {INCOMING}=$in exec {} --exact io::stub::qemu --nocapture --skip -uuid \"$id\"\n",
         exe.display()
     );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    // A process that a killed node had just begun may be reading it: it is replaced at once and whole, never written over.
+    if fs::read_to_string(&path).ok().as_ref() != Some(&script) {
+        let new = path.with_extension("new");
+        fs::write(&new, script).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, &path).unwrap();
+    }
     QemuInfo {
         path,
         img: "/usr/bin/qemu-img".into(),
@@ -66,6 +76,7 @@ pub(super) fn caps(dir: &Path, mode: Mode) -> HostCaps {
         arch: "x86_64".into(),
         run_as: RunAs::SameUser,
         confinement: "a test".into(),
+        landlock: false,
     }
 }
 
@@ -73,6 +84,9 @@ pub(super) fn caps(dir: &Path, mode: Mode) -> HostCaps {
 struct Machine {
     status: Mutex<String>,
     hung: Mutex<bool>,
+    transfer: Mutex<&'static str>,
+    saves_fail: Mutex<bool>,
+    full: Mutex<bool>,
     clients: Mutex<Vec<UnixStream>>,
 }
 
@@ -81,12 +95,57 @@ impl Machine {
         *self.status.lock().unwrap() = status.to_owned();
     }
 
+    fn disk_is_full(&self) {
+        self.set("io-error");
+        let data = json!({ "action": "stop", "nospace": true, "operation": "write" });
+        self.event("BLOCK_IO_ERROR", data);
+        self.event("STOP", json!({}));
+    }
+
     fn event(&self, name: &str, data: Value) {
         let line = json!({ "event": name, "data": data, "timestamp": { "seconds": 1, "microseconds": 2 } });
         self.clients
             .lock()
             .unwrap()
             .retain_mut(|c| writeln!(c, "{line}\r").is_ok());
+    }
+
+    /// Counts in RAM; `None` without a memory file.
+    fn count(&self) -> Option<u64> {
+        use std::os::unix::fs::FileExt;
+        let ram = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(std::env::var(MEMORY).ok()?)
+            .ok()?;
+        let mut bytes = [0; 8];
+        ram.read_exact_at(&mut bytes, COUNTER_AT).ok()?;
+        let next = u64::from_le_bytes(bytes) + 1;
+        ram.write_all_at(&next.to_le_bytes(), COUNTER_AT).ok()?;
+        Some(next)
+    }
+
+    fn save(&self) {
+        let to = UnixStream::connect("state.sock").and_then(|mut s| s.write_all(b"the stub's devices"));
+        let well = to.is_ok() && !*self.saves_fail.lock().unwrap();
+        *self.transfer.lock().unwrap() = if well { "completed" } else { "failed" };
+        if well {
+            self.set("postmigrate");
+        }
+    }
+
+    fn load(self: &Arc<Self>) {
+        let machine = Arc::clone(self);
+        let listener = UnixListener::bind("load.sock").unwrap();
+        *self.transfer.lock().unwrap() = "active";
+        std::thread::spawn(move || {
+            let (mut from, _) = listener.accept().unwrap();
+            let mut got = Vec::new();
+            std::io::Read::read_to_end(&mut from, &mut got).unwrap();
+            assert_eq!(got, b"the stub's devices");
+            machine.set("paused");
+            *machine.transfer.lock().unwrap() = "completed";
+        });
     }
 
     fn guest_shutdown(&self) {
@@ -101,7 +160,8 @@ impl Machine {
 fn qemu() {
     let Ok(mode) = std::env::var(MODE) else { return };
     let machine = Arc::new(Machine::default());
-    machine.set("prelaunch");
+    let incoming = std::env::var(INCOMING).is_ok_and(|i| i == "defer");
+    machine.set(if incoming { "inmigrate" } else { "prelaunch" });
     let mut threads = Vec::new();
     for name in ["qmp.sock", "rescue.sock"] {
         let (listener, machine, mode) = (UnixListener::bind(name).unwrap(), Arc::clone(&machine), mode.clone());
@@ -116,16 +176,31 @@ fn qemu() {
         }));
     }
     let _nic = UnixListener::bind("nic.sock").unwrap();
+    let display = UnixListener::bind("display.sock").unwrap();
+    std::thread::spawn(move || {
+        for mut viewer in display.incoming().flatten() {
+            let _ = viewer.write_all(b"RFB 003.008\n");
+        }
+    });
+    let agent = UnixListener::bind("agent.sock").unwrap();
+    std::thread::spawn(move || {
+        for client in agent.incoming().flatten() {
+            agent_client(client);
+        }
+    });
     let console = UnixListener::bind("console.sock").unwrap();
     for client in console.incoming().flatten() {
         console_client(client, &machine);
     }
 }
 
-fn monitor(mut client: UnixStream, machine: &Machine, mode: &str) {
+fn monitor(mut client: UnixStream, machine: &Arc<Machine>, mode: &str) {
     let greeting =
         json!({ "QMP": { "version": { "qemu": { "major": 7, "minor": 2, "micro": 0 } }, "capabilities": [] } });
-    writeln!(client, "{greeting}\r").unwrap();
+    // A node that is killed may leave at any word; like QEMU, this goes on with the next.
+    if writeln!(client, "{greeting}\r").is_err() {
+        return;
+    }
     machine.clients.lock().unwrap().push(client.try_clone().unwrap());
     let uuid = if mode == "Wrong" {
         "00000000-0000-4000-8000-000000000000".into()
@@ -139,16 +214,32 @@ fn monitor(mut client: UnixStream, machine: &Machine, mode: &str) {
         if *machine.hung.lock().unwrap() {
             continue;
         }
-        let command: Value = serde_json::from_str(&line).unwrap();
+        let Ok(command) = serde_json::from_str::<Value>(&line) else {
+            return;
+        };
         let name = command["execute"].as_str().unwrap();
         let value = match name {
             "query-uuid" => json!({ "UUID": uuid }),
             "query-status" => json!({ "status": *machine.status.lock().unwrap(), "running": true }),
+            "query-migrate-capabilities" => json!([{ "capability": "x-ignore-shared", "state": false }]),
+            "query-migrate" => json!({ "status": *machine.transfer.lock().unwrap() }),
             _ => json!({}),
         };
-        if name == "cont" {
-            machine.set("running");
-            machine.event("RESUME", json!({}));
+        match name {
+            "cont" => {
+                machine.set("running");
+                machine.event("RESUME", json!({}));
+                if *machine.full.lock().unwrap() {
+                    machine.disk_is_full();
+                }
+            }
+            "stop" => {
+                machine.set("paused");
+                machine.event("STOP", json!({}));
+            }
+            "migrate" => machine.save(),
+            "migrate-incoming" => machine.load(),
+            _ => {}
         }
         if writeln!(client, "{}\r", json!({ "return": value, "id": command["id"] })).is_err() {
             return;
@@ -162,8 +253,74 @@ fn monitor(mut client: UnixStream, machine: &Machine, mode: &str) {
     }
 }
 
+/// An agent that runs nothing: it knows a few words, keeps one file in memory, and lies when told to.
+fn agent_client(mut client: UnixStream) {
+    static FILE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    let mut at = 0;
+    let mut lines = BufReader::new(client.try_clone().unwrap());
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        let text = line.split(|b| *b == 0xff).next_back().unwrap().to_vec();
+        line.clear();
+        let order: Value = serde_json::from_slice(&text).unwrap();
+        let a = &order["arguments"];
+        let b64 = data_encoding::BASE64;
+        let mut mark = false;
+        let value = match order["execute"].as_str().unwrap() {
+            "guest-sync-delimited" => {
+                mark = true;
+                a["id"].clone()
+            }
+            "guest-exec" => {
+                json!({ "pid": match a["path"].as_str().unwrap() { "true" => 0, "false" => 1, "flood" => 2, _ => 3 } })
+            }
+            "guest-exec-status" => match a["pid"].as_i64().unwrap() {
+                code @ 0..=1 => json!({ "exited": true, "exitcode": code, "out-data": b64.encode(b"said\n") }),
+                2 => json!({ "exited": true, "exitcode": 0, "out-data": "A".repeat(5 << 20) }),
+                _ => json!({ "exited": false }),
+            },
+            "guest-file-open" => {
+                at = 0;
+                if a["mode"] == "w" {
+                    FILE.lock().unwrap().clear();
+                }
+                json!(1000)
+            }
+            "guest-file-seek" => {
+                at = usize::try_from(a["offset"].as_u64().unwrap()).unwrap();
+                json!({ "position": at, "eof": false })
+            }
+            "guest-file-write" => {
+                let data = b64.decode(a["buf-b64"].as_str().unwrap().as_bytes()).unwrap();
+                let mut file = FILE.lock().unwrap();
+                let end = at + data.len();
+                if file.len() < end {
+                    file.resize(end, 0);
+                }
+                file[at..end].copy_from_slice(&data);
+                json!({ "count": data.len(), "eof": false })
+            }
+            "guest-file-read" => {
+                let file = FILE.lock().unwrap();
+                let end = file
+                    .len()
+                    .min(at + usize::try_from(a["count"].as_u64().unwrap()).unwrap());
+                json!({ "count": end - at, "buf-b64": b64.encode(&file[at..end]), "eof": end == file.len() })
+            }
+            _ => json!({}),
+        };
+        if mark && client.write_all(&[0xff]).is_err() {
+            return;
+        }
+        if writeln!(client, "{}", json!({ "return": value })).is_err() {
+            return;
+        }
+    }
+}
+
 fn console_client(mut client: UnixStream, machine: &Machine) {
-    client.write_all(b"stub console\r\n").unwrap();
+    // What a client that is gone does not get is told by the end of its lines.
+    let _ = client.write_all(b"stub console\r\n");
     for line in BufReader::new(client.try_clone().unwrap())
         .lines()
         .map_while(Result::ok)
@@ -172,16 +329,17 @@ fn console_client(mut client: UnixStream, machine: &Machine) {
             "die" => std::process::exit(7),
             "hang" => *machine.hung.lock().unwrap() = true,
             "shutdown" => machine.guest_shutdown(),
-            "ioerror" => {
-                machine.set("io-error");
-                machine.event(
-                    "BLOCK_IO_ERROR",
-                    json!({ "action": "stop", "nospace": true, "operation": "write" }),
-                );
-                machine.event("STOP", json!({}));
+            "nosave" => *machine.saves_fail.lock().unwrap() = true,
+            "count" => {
+                let _ = write!(client, "count {}\r\n", machine.count().unwrap());
             }
-            "flood" => client.write_all(&[b'x'; 4 << 20]).unwrap(),
-            other => write!(client, "heard {other}\r\n").unwrap(),
+            "ioerror" => {
+                *machine.full.lock().unwrap() = true;
+                machine.disk_is_full();
+            }
+            "space" => *machine.full.lock().unwrap() = false,
+            "flood" => drop(client.write_all(&[b'x'; 4 << 20])),
+            other => drop(write!(client, "heard {other}\r\n")),
         }
     }
 }
