@@ -18,8 +18,14 @@ pub const MAX_CONSOLES: usize = 32;
 pub const LISTEN: &str = "0.0.0.0:4400";
 /// Nodes of one network segment find each other without being told.
 pub const MDNS: bool = true;
+/// Routers forward the port if asked: a node behind a symmetric one is then reached directly.
+pub const PORT_MAPPING: bool = true;
+/// TCP port on which WebSocket is listened for; 0: none. 443 is what strict networks let out, and other programs want it too.
+pub const WEB_PORT: u16 = 0;
 /// What the image store may take: some thirty cloud images; a disk that is smaller is the bound itself.
 pub const STORE_QUOTA: wire::ByteSize = wire::ByteSize(64 << 30);
+/// Mb/s of pieces that are sent at most; 0: as the line allows. What a guest elsewhere waits for is sent at once, the rest pays.
+pub const STORE_UPLOAD_MBPS: u32 = 0;
 /// What a person would want to know and no more; no addresses (they begin at `debug`).
 pub const LOG_LEVEL: &str = "info";
 /// What goes before every log filter: the network library says addresses at `info` and `warn`. `libp2p=info` in the
@@ -53,6 +59,8 @@ pub const GUEST_CPUS: u32 = 1;
 pub const GUEST_MEMORY: wire::ByteSize = wire::ByteSize(512 << 20);
 /// How long `run` waits for an address when nothing is said: an emulated cloud image needs about two minutes to boot.
 pub const RUN_TIMEOUT_MS: u64 = 180_000;
+/// How long `wait` and `exec` wait when nothing is said: an emulated guest boots in less.
+pub const WAIT_MS: u64 = 60_000;
 /// How long `console` goes on showing output after its input ended, counted from the last output.
 pub const CONSOLE_LINGER: Duration = Duration::from_secs(1);
 /// How often a progress line is redrawn at most: what an eye can follow.
@@ -69,7 +77,20 @@ pub const CAPTURE_PART_BYTES: usize = 64 << 10;
 pub const CAPTURE_STATISTICS: Duration = Duration::from_secs(1);
 /// How long `lan trace` waits for the member that has the address.
 pub const TRACE_WAIT: Duration = Duration::from_secs(3);
+/// How long `advise placement` waits for members and hosts.
+pub const TALK_WAIT: Duration = Duration::from_secs(3);
+/// Nodes that a guest talks to, as `advise placement` lists them.
+pub const TALKED_TO: usize = 8;
 /// How often `lan show --watch` looks again.
 pub const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Words about the MTU of a LAN that are remembered: each member of a large LAN has one, in each of a few LANs.
 pub const MTU_WORDS: usize = 8_192;
+/// Settings of a newer version in a LAN's policy that are named; more are counted by nobody.
+pub const POLICY_NOTES: usize = 8;
+/// How often the MTU of the interfaces in LANs is looked at: a person who changes one waits no longer, and an idle node wakes
+/// six times a minute for it.
+pub const MTU_LOOK: Duration = Duration::from_secs(10);
+/// How long after its start a node gives back the memory that only the start needed: by then it has joined what it was in.
+pub const LEAN_AFTER: Duration = Duration::from_secs(10);
+/// How often the sensors are read: host load has most of its structure above a second.
+pub const SENSE_EVERY: Duration = Duration::from_secs(1);

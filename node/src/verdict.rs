@@ -133,7 +133,11 @@ fn there(t: &TraceView, entry: &FdbRow) -> Verdict {
     };
     let loss = link.loss.filter(|l| *l >= NOTABLE_LOSS);
     let loss = loss.map(|l| format!(" and {:.1}% loss", l * 100.0)).unwrap_or_default();
-    let path = format!("reachable by {kind} with {}{loss}", render::rtt(link.rtt_ms));
+    let detour = match link.path {
+        crate::api::PathView::Relayed => format!(" ({})", link.why),
+        _ => String::new(),
+    };
+    let path = format!("reachable by {kind} with {}{loss}{detour}", render::rtt(link.rtt_ms));
     let Some(end) = &t.there else {
         let why = t.silent.as_deref().unwrap_or("no answer");
         return Verdict {
@@ -272,6 +276,10 @@ mod tests {
             wire_rx_bytes: 0,
             wire_tx_bytes: 0,
             drops: BTreeMap::new(),
+            demand: crate::api::DemandView::Light,
+            why: "through attic (12 ms): no direct path has answered".into(),
+            better: None,
+            paths: Vec::new(),
         }
     }
 
@@ -295,6 +303,15 @@ mod tests {
         );
         far.link = Some(link(0.05));
         assert!(of(&far).text.contains("12 ms and 5.0% loss"));
+        far.link = Some(LinkView {
+            path: PathView::Relayed,
+            ..link(0.0)
+        });
+        assert!(
+            of(&far)
+                .text
+                .contains("a relayed path with 12 ms (through attic (12 ms): no direct path")
+        );
         far.there = Some(end(Some(entry(None, "tap0", 0)), Some(false)));
         let down = of(&far);
         assert!(!down.reachable && down.text.contains("no frames pass: waiting for QEMU") && down.next.is_some());

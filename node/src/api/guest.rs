@@ -15,6 +15,8 @@ pub enum WaitFor {
     Ip,
     /// Only that it runs.
     Running,
+    /// That the agent in it answers.
+    Agent,
 }
 
 /// Starts a guest.
@@ -37,6 +39,18 @@ pub struct RunRequest {
     pub memory_bytes: u64,
     /// Size of its disk, bytes; `null`: the image's.
     pub disk_bytes: Option<u64>,
+    /// Port policy by name, within that of the LAN and of the host: a guest's start can only narrow it.
+    #[serde(default)]
+    pub net_policy: BTreeMap<String, String>,
+    /// A document for cloud-init in the guest, at most 65536 bytes.
+    #[serde(default)]
+    pub user_data: Option<String>,
+    /// A command for the guest's agent: run it, then remove the guest.
+    #[serde(default)]
+    pub batch: Option<Vec<String>>,
+    /// Begin with the memory that the image holds, not with a boot; processors and memory are the image's then.
+    #[serde(default)]
+    pub warm: bool,
     /// What to wait for.
     #[serde(default)]
     pub wait: WaitFor,
@@ -86,8 +100,25 @@ pub struct RunResult {
     pub bytes_from: BTreeMap<String, u64>,
     /// The steps, in order.
     pub steps: Vec<StepLine>,
+    /// How the command ended, if there was one; the guest is removed then.
+    pub exec: Option<super::ExecView>,
+    /// Hosts that fitted, best first, and how each was weighed.
+    pub placement: Vec<PlaceRow>,
     /// From request to answer, milliseconds.
     pub total_ms: u64,
+}
+
+/// How a host was weighed for a guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlaceRow {
+    /// Node id of the host.
+    pub host: String,
+    /// Its name.
+    pub host_name: String,
+    /// What it costs its user, milliseconds or what weighs as much; the least wins.
+    pub cost_ms: f64,
+    /// Why, in words.
+    pub why: String,
 }
 
 /// A guest, in one row.
@@ -198,6 +229,8 @@ pub struct GuestRemoved {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// Its host did not answer: it is told when it comes back.
+    pub forgotten: bool,
 }
 
 /// The end of a guest's console log and of QEMU's own.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageAdd {
-    /// Absolute path of a raw or qcow2 file.
+    /// Absolute path of a raw, qcow2, VMDK or VHDX file, or of an OCI layout: a folder, or a tar file of one.
     pub file: String,
     /// Name.
     pub name: String,
@@ -20,6 +20,9 @@ pub struct ImageAdd {
     pub initrd: Option<String>,
     /// Kernel command line.
     pub cmdline: Option<String>,
+    /// An image here that it was made from: nodes that have that one fetch only what differs.
+    #[serde(default)]
+    pub parent: Option<String>,
 }
 
 /// An image, in one row.
@@ -57,6 +60,21 @@ pub struct ImageView {
     pub cmdline: Option<String>,
     /// Node ids of the peers known to have some of it.
     pub providers: Vec<String>,
+    /// What its boots read; `null`: none was seen yet.
+    pub profile: Option<BootProfile>,
+    /// How well it is held; `null`: nobody else was found.
+    pub health: Option<SwarmHealth>,
+}
+
+/// What a boot reads of an image, learned from boots here and at peers; the next host fetches that first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BootProfile {
+    /// Pieces of 64 KiB.
+    pub pieces: u32,
+    /// Bytes of the image in these pieces.
+    pub bytes: u64,
+    /// Nodes whose boots it was made of; 0: it was carried over from another version of the image.
+    pub nodes: u32,
 }
 
 /// Part `k` of `n`: only pieces whose index leaves the remainder `k - 1` when divided by `n`.
@@ -114,6 +132,154 @@ pub struct VerifyResult {
     pub elapsed_ms: u64,
 }
 
+/// Makes a new image of the disk of a guest that has stopped, or of a running guest with its memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImagePublish {
+    /// Name of the new image.
+    pub name: String,
+    /// Tag; `null`: `latest`.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// The guest runs, and its memory goes into the image too: guests of it go on where this one is now.
+    #[serde(default)]
+    pub warm: bool,
+}
+
+/// A guest's disk is an image now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PublishResult {
+    /// Image id.
+    pub id: String,
+    /// `name:tag` of it.
+    pub name: String,
+    /// Id of the image that the guest was started from.
+    pub parent: String,
+    /// Pieces that the guest wrote into; each was read and hashed.
+    pub changed_pieces: u32,
+    /// Of those, pieces that no image here had.
+    pub new_pieces: u32,
+    /// What those take in the store, bytes.
+    pub new_bytes: u64,
+    /// Milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// Format of an exported image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportAs {
+    /// The bytes of the disk, with holes for zeros.
+    #[default]
+    Raw,
+    /// A qcow2 without backing file.
+    Qcow2,
+}
+
+/// Writes the disk of an image to a file of this machine. The node writes it, with the node's own rights.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageExport {
+    /// Absolute path; nothing may be there.
+    pub file: String,
+    /// Format.
+    #[serde(default)]
+    pub format: ExportAs,
+}
+
+/// An image was written out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExportResult {
+    /// Image id.
+    pub id: String,
+    /// The file.
+    pub file: String,
+    /// Its length, bytes.
+    pub bytes: u64,
+    /// Milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// Makes room in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageGc {
+    /// What the store shall hold at most afterwards, bytes; `null`: only what no image needs is dropped.
+    #[serde(default)]
+    pub target_bytes: Option<u64>,
+}
+
+/// An image that lost pieces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Thinned {
+    /// Image id.
+    pub id: String,
+    /// Pieces that others have and this node dropped.
+    pub pieces: u32,
+}
+
+/// What was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GcResult {
+    /// Bytes given back to the file system.
+    pub freed_bytes: u64,
+    /// Pieces dropped.
+    pub pieces: u64,
+    /// Bytes that the store holds now.
+    pub held_bytes: u64,
+    /// Was the target reached?
+    pub reached: bool,
+    /// Images that are no longer whole here.
+    pub thinned: Vec<Thinned>,
+}
+
+/// Moves the pieces of an image to a store in another folder; they come back by themselves when they are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageArchive {
+    /// Absolute path of the folder.
+    pub folder: String,
+}
+
+/// An image was archived.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ArchiveResult {
+    /// Image id.
+    pub id: String,
+    /// The folder.
+    pub folder: String,
+    /// Pieces that are there now.
+    pub pieces: u32,
+    /// Bytes written there.
+    pub written_bytes: u64,
+    /// Bytes given back here.
+    pub freed_bytes: u64,
+}
+
+/// How well an image is held, as its holders say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SwarmHealth {
+    /// Copies of its rarest piece, this node's own among them.
+    pub rarest_copies: u32,
+    /// Pieces that are as rare as that.
+    pub rarest_pieces: u32,
+    /// Who was asked, the nearest first.
+    pub holders: Vec<HolderRow>,
+}
+
+/// A node that has some of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HolderRow {
+    /// Its name, or its node id if it has none.
+    pub peer: String,
+    /// `here` (at this site, up to 2 ms), `near` (up to 15 ms), `far`, or `unknown`.
+    pub site: String,
+    /// Round-trip time, microseconds.
+    pub rtt_us: Option<u64>,
+    /// Pieces that it has, of those that are not all zero; `null`: it did not answer in time.
+    pub pieces: Option<u32>,
+}
+
 /// An image was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageRemoved {
@@ -123,4 +289,31 @@ pub struct ImageRemoved {
     pub names: Vec<String>,
     /// Bytes that the store gave back; pieces shared with other images stay.
     pub freed_bytes: u64,
+}
+
+/// Mounts an image, read-only, on an empty folder of this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageMount {
+    /// Absolute path of the folder.
+    pub dir: String,
+}
+
+/// Ends a mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageUmount {
+    /// Absolute path of the folder.
+    pub dir: String,
+}
+
+/// A mounted image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MountRow {
+    /// Image id.
+    pub id: String,
+    /// Folder that it is mounted on.
+    pub dir: String,
+    /// Files in that folder: `disk.raw`, `kernel`, `initrd`.
+    pub files: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! LANs: segments, their members, ports and forwarding tables; tickets.
 
-use super::{machine::PathView, see::LinkView};
+use super::{machine::PathView, policy::PolicyBrief, see::LinkView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -172,6 +172,10 @@ pub struct LanView {
     pub quiet: BTreeMap<String, u64>,
     /// Largest IP packet that passes now, bytes.
     pub lan_mtu: u16,
+    /// What its owner set that to be; less passes where a member cannot carry it.
+    pub lan_mtu_set: u16,
+    /// How much of port policy is set, and what of it does not hold here.
+    pub policy: PolicyBrief,
 }
 
 /// A member.

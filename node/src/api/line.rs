@@ -61,6 +61,8 @@ pub enum Line {
     Progress(ProgressLine),
     /// A step is behind us.
     Step(StepLine),
+    /// The answer of a question that is followed changed. Never dropped: the work waits for the reader.
+    Change(super::ChangeLine),
     /// It is done; the result is the document that the same verb prints under `--json`.
     Done {
         /// The result; its schema is named by the operation.
@@ -105,6 +107,11 @@ impl Progress {
             at_ms,
             note: note.into(),
         }));
+    }
+
+    /// What must not be lost; waits until there is room. False if nobody reads any more.
+    pub async fn tell(&self, line: Line) -> bool {
+        self.tx.send(line).await.is_ok()
     }
 
     /// What is being waited for, when there is nothing to count.

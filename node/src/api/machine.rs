@@ -1,6 +1,6 @@
 //! This machine's node: status, peers, ping, doctor, settings.
 
-use super::{lan::LanRow, resource::OfferView};
+use super::{lan::LanRow, relay::RelayView, resource::OfferView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,8 @@ pub struct Status {
     pub observed: Vec<String>,
     /// `public`, `private` or `unknown`, as AutoNAT found, with a reason where there is one.
     pub reachability: String,
+    /// What stands between this node and the Internet.
+    pub nat: NatView,
     /// Connected peers.
     pub peers: u32,
     /// LANs that this node is a member of.
@@ -31,8 +33,27 @@ pub struct Status {
     pub guests: GuestCounts,
     /// What this node lends; `null` if it lends nothing.
     pub offer: Option<OfferView>,
+    /// What it carries for others.
+    pub relay: RelayView,
     /// Since the node started, milliseconds.
     pub uptime_ms: u64,
+}
+
+/// What stands between this node and the Internet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NatView {
+    /// `unknown`, `none`, `cone`, `symmetric-easy`, `symmetric`, `udp-blocked` or `no-ipv4`.
+    pub kind: String,
+    /// A second NAT behind the first.
+    pub double: bool,
+    /// In a few words.
+    pub says: String,
+    /// How that is known.
+    pub because: String,
+    /// What the router forwards to this node, and by which protocol; or why not.
+    pub mapping: String,
+    /// What would make this node easier to reach.
+    pub advice: Option<String>,
 }
 
 /// Guests that this node has to do with.
@@ -67,6 +88,13 @@ pub struct PeerRow {
     pub path: PathView,
     /// Node id of the relay, on a relayed path.
     pub relay: Option<String>,
+    /// Node ids of the relays that hold a channel to it for frames.
+    pub frame_relays: Vec<String>,
+    /// Why the path is not direct, as far as this side can tell, and what would make it so.
+    pub why: Option<String>,
+    /// Why frames to it go the way they go, and what would be better; `null` without a frame link.
+    #[serde(default)]
+    pub frames: Option<String>,
     /// Its address; `null` on a relayed path.
     pub address: Option<String>,
     /// Smoothed round trip, milliseconds.
@@ -112,6 +140,12 @@ pub struct PingReport {
     pub frame: Vec<PingReply>,
     /// Over the control path.
     pub control: Vec<PingReply>,
+    /// Why the path is not direct, as far as this side can tell, and what would make it so.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// Why frames go the way they go, and what would be better; `null` without a frame link.
+    #[serde(default)]
+    pub frames: Option<String>,
 }
 
 /// One round trip.

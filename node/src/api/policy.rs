@@ -4,12 +4,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Changes port policy on this node, or with nothing to change shows it.
+/// Changes port policy, or with nothing to change shows it: at the LAN's owner for all members, elsewhere for this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LanPolicyRequest {
     /// Of this guest (name, id or Ethernet address) instead of the whole LAN.
     pub guest: Option<String>,
+    /// Of this node alone, where the LAN's owner would set it for all members.
+    pub here: bool,
     /// Settings by name; for a LAN also `allow_monitor` and `free`.
     pub set: BTreeMap<String, String>,
     /// Settings to take back.
@@ -27,6 +29,12 @@ pub struct LanPolicyView {
     pub mac: Option<String>,
     /// What applies to it, in words.
     pub note: String,
+    /// Version of what the LAN's owner set for all members; `null`: it set nothing yet.
+    pub owner_serial: Option<u64>,
+    /// When it set that, Unix milliseconds.
+    pub owner_set: Option<u64>,
+    /// What does not hold here, and why.
+    pub warnings: Vec<String>,
     /// A guest of this LAN may be given a copy of all frames.
     pub allow_monitor: bool,
     /// Settings that a guest's own may widen.
@@ -35,6 +43,17 @@ pub struct LanPolicyView {
     pub settings: Vec<PolicyRow>,
     /// IP addresses that the guest's port holds now.
     pub held: Vec<HeldRow>,
+}
+
+/// Port policy on the page of a LAN; all of it: `lan policy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicyBrief {
+    /// Settings of the LAN's owner for all members.
+    pub owner: u32,
+    /// Settings of this node for the LAN.
+    pub node: u32,
+    /// What does not hold here, and why.
+    pub warnings: Vec<String>,
 }
 
 /// One setting, and who says so.
@@ -58,10 +77,14 @@ pub struct PolicyRow {
 pub enum PolicyOrigin {
     /// Nobody's: the safe default.
     BuiltIn,
-    /// The LAN's settings.
-    Lan,
-    /// The guest's own.
+    /// The LAN's owner's, for all members.
+    Owner,
+    /// This node's, for the LAN.
+    Node,
+    /// This node's, for the guest.
     Guest,
+    /// That of who started the guest.
+    Start,
     /// The LAN's, which is stricter than the guest's own.
     LanOverGuest,
 }

@@ -42,6 +42,8 @@ pub struct HostRow {
     pub guests: u32,
     /// One-minute load, if it says so.
     pub load: Option<f64>,
+    /// What it expects of its load, if it says so.
+    pub forecast: Option<super::LoadView>,
     /// Round trip from here, milliseconds.
     pub rtt_ms: Option<f64>,
     /// How bytes reach it; `null` if it is not connected.
@@ -59,10 +61,12 @@ pub struct OfferRequest {
     /// End the offer; running guests stay.
     #[serde(default)]
     pub off: bool,
-    /// Virtual processors; `null`: all of the machine's but one, at least one.
+    /// Virtual processors; `null`: what the policy says, without one all of the machine's but one, at least one.
     pub cpus: Option<u32>,
-    /// Memory, bytes; `null`: half of the machine's.
+    /// Memory, bytes; `null`: what the policy says, without one half of the machine's.
     pub memory_bytes: Option<u64>,
+    /// Text of an owner's policy that is put in force; `null`: as it is.
+    pub policy: Option<String>,
 }
 
 /// What this node lends.

@@ -1,11 +1,18 @@
 //! The one table of routes: the server's router, the client's paths and the OpenAPI document are all made of it.
 
+use super::life::{
+    CloneRequest, ExecRequest, ExecView, FilePart, FileRead, FileWrite, FileWritten, LifeRequest, LifeView,
+    MoveRequest, SnapshotRow, WaitRequest,
+};
 use super::{
-    CaptureRequest, ConfigView, Detached, DoctorReport, Down, DropsView, Evicted, GrantRequest, GrantRow, GuestLogs,
-    GuestRemoved, GuestRow, GuestView, HostsView, ImageAdd, ImagePull, ImageRemoved, ImageRow, ImageView, JoinRequest,
-    JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanMtuRequest, LanMtuView, LanPolicyRequest,
-    LanPolicyView, LanRow, LanView, OfferRequest, OfferView, PeerRow, PingReport, PingRequest, PortRow, PullResult,
-    Revoked, RunRequest, RunResult, Status, StopRequest, StopView, TicketOut, TraceRequest, TraceView, VerifyResult,
+    ArchiveResult, CaptureRequest, ConfigView, Detached, DoctorReport, Down, DropsView, Evicted, ExportResult,
+    GcResult, GrantRequest, GrantRow, GuestLogs, GuestRemoved, GuestRow, GuestView, HostsView, ImageAdd, ImageArchive,
+    ImageExport, ImageGc, ImageMount, ImagePublish, ImagePull, ImageRemoved, ImageRow, ImageUmount, ImageView,
+    JoinRequest, JoinResult, LanAttach, LanCreate, LanDetach, LanEvict, LanInvite, LanMtuRequest, LanMtuView,
+    LanPolicyRequest, LanPolicyView, LanRow, LanView, MountRow, OfferRequest, OfferView, PeerRow, PingReport,
+    PingRequest, PlacementRequest, PlacementView, PolicyReport, PolicyRequest, PolicyView, PortRow, PublishResult,
+    PullResult, QueryRequest, QueryView, Revoked, RunRequest, RunResult, SetRequest, Status, StopRequest, StopView,
+    TicketOut, TraceRequest, TraceView, TrafficView, UsageRequest, UsageRow, VerifyResult,
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -66,13 +73,19 @@ pub enum Op {
     LanInvite,
     LanEvict,
     LanDrops,
+    LanTraffic,
     LanTrace,
+    AdvisePlacement,
     LanCapture,
     LanPolicy,
     LanMtu,
     Join,
     Hosts,
+    Query,
     Offer,
+    PolicyCheck,
+    PolicyExplain,
+    Usage,
     Grant,
     Grants,
     Revoke,
@@ -82,13 +95,30 @@ pub enum Op {
     ImageVerify,
     ImageRm,
     ImagePull,
+    ImageMount,
+    ImageUmount,
+    ImageMounts,
+    ImagePublish,
+    ImageExport,
+    ImageGc,
+    ImageArchive,
     Run,
     Guests,
     GuestInfo,
+    GuestSet,
     GuestStop,
     GuestRm,
     GuestLogs,
+    GuestLife,
+    GuestMove,
+    GuestSnapshots,
+    GuestClone,
+    GuestWait,
+    GuestExec,
+    GuestRead,
+    GuestWrite,
     Console,
+    Display,
 }
 
 /// Writes the schema of a type.
@@ -192,6 +222,12 @@ const STREAM_QUERY: &[(&str, &str)] = &[(
     ON_DISCONNECT,
     "`continue` (default): the work goes on without a reader; `cancel`: it ends with the connection",
 )];
+/// Query parameter of a removal.
+pub const FORGET: &str = "forget";
+const RM_QUERY: &[(&str, &str)] = &[(
+    FORGET,
+    "`true`: a host that does not answer is not waited for; it is told when it comes back",
+)];
 const LOGS_QUERY: &[(&str, &str)] = &[(MAX_BYTES, "newest bytes of each log, at most 1048576; default 65536")];
 
 const fn stream<B: JsonSchema, T: JsonSchema>(op: Op, path: &'static str, summary: &'static str) -> Route {
@@ -270,6 +306,11 @@ pub static ROUTES: &[Route] = &[
         "/v1/lans/{lan}/drops",
         "What a LAN dropped here and why, and the last of it",
     ),
+    get::<TrafficView>(
+        Op::LanTraffic,
+        "/v1/lans/{lan}/traffic",
+        "Who talks to whom on a LAN, by what passes here",
+    ),
     post::<TraceRequest, TraceView>(Op::LanTrace, "/v1/trace", "Where an address is, as both ends see it"),
     raw(
         Shape::Capture,
@@ -286,8 +327,33 @@ pub static ROUTES: &[Route] = &[
         "Changes what guests may do on a LAN, or shows it",
     ),
     stream::<JoinRequest, JoinResult>(Op::Join, "/v1/join", "Redeems a ticket"),
+    post::<PlacementRequest, PlacementView>(
+        Op::AdvisePlacement,
+        "/v1/advise/placement",
+        "Which guest would gain from which move, by who talks to whom",
+    ),
     get::<HostsView>(Op::Hosts, "/v1/hosts", "Who can run a guest, best first"),
+    stream::<QueryRequest, QueryView>(
+        Op::Query,
+        "/v1/query",
+        "Answers a question in SQL, or follows its answer",
+    ),
     post::<OfferRequest, OfferView>(Op::Offer, "/v1/offer", "Lends this machine, or ends that"),
+    post::<PolicyRequest, PolicyReport>(
+        Op::PolicyCheck,
+        "/v1/policy",
+        "Checks the owner's policy, shows what it lends, puts it in force",
+    ),
+    get::<PolicyView>(
+        Op::PolicyExplain,
+        "/v1/policy",
+        "What the owner's policy does now, and what each guest gets",
+    ),
+    post::<UsageRequest, Vec<UsageRow>>(
+        Op::Usage,
+        "/v1/usage",
+        "What guests used here, and what this node's guests used elsewhere",
+    ),
     post::<GrantRequest, GrantRow>(Op::Grant, "/v1/grants", "Lets a node start guests here"),
     get::<Vec<GrantRow>>(Op::Grants, "/v1/grants", "Grants given and held"),
     by(
@@ -297,7 +363,7 @@ pub static ROUTES: &[Route] = &[
     stream::<ImageAdd, ImageView>(
         Op::ImageAdd,
         "/v1/images",
-        "Imports a raw or qcow2 file of this machine",
+        "Imports a disk file or an OCI layout of this machine",
     ),
     get::<Vec<ImageRow>>(Op::ImageLs, "/v1/images", "Images in the store"),
     get::<ImageView>(Op::ImageShow, "/v1/images/{image}", "One image"),
@@ -311,6 +377,29 @@ pub static ROUTES: &[Route] = &[
         get::<ImageRemoved>(Op::ImageRm, "/v1/images/{image}", "Removes an image from the store"),
     ),
     stream::<ImagePull, PullResult>(Op::ImagePull, "/v1/images/{image}/pull", "Fetches an image from peers"),
+    stream::<ImageMount, MountRow>(
+        Op::ImageMount,
+        "/v1/images/{image}/mount",
+        "Mounts an image read-only; its bytes come as they are read",
+    ),
+    post::<ImageUmount, MountRow>(Op::ImageUmount, "/v1/umount", "Ends a mount"),
+    get::<Vec<MountRow>>(Op::ImageMounts, "/v1/mounts", "Mounted images"),
+    stream::<ImagePublish, PublishResult>(
+        Op::ImagePublish,
+        "/v1/guests/{guest}/publish",
+        "Makes an image of the disk of a guest that has stopped",
+    ),
+    stream::<ImageExport, ExportResult>(
+        Op::ImageExport,
+        "/v1/images/{image}/export",
+        "Writes an image to a file of this machine",
+    ),
+    post::<ImageGc, GcResult>(Op::ImageGc, "/v1/gc", "Makes room in the store"),
+    stream::<ImageArchive, ArchiveResult>(
+        Op::ImageArchive,
+        "/v1/images/{image}/archive",
+        "Moves the pieces of an image to another folder",
+    ),
     stream::<RunRequest, RunResult>(
         Op::Run,
         "/v1/run",
@@ -318,18 +407,62 @@ pub static ROUTES: &[Route] = &[
     ),
     get::<Vec<GuestRow>>(Op::Guests, "/v1/guests", "Guests of this node, and all that run here"),
     get::<GuestView>(Op::GuestInfo, "/v1/guests/{guest}", "One guest"),
+    post::<SetRequest, GuestView>(
+        Op::GuestSet,
+        "/v1/guests/{guest}/set",
+        "Changes what a running guest gets",
+    ),
     stream::<StopRequest, StopView>(
         Op::GuestStop,
         "/v1/guests/{guest}/stop",
         "Asks a guest to shut down, then ends it",
     ),
-    by(
-        Method::Delete,
-        get::<GuestRemoved>(
-            Op::GuestRm,
-            "/v1/guests/{guest}",
-            "Removes a stopped guest with its disk",
-        ),
+    Route {
+        query: RM_QUERY,
+        ..by(
+            Method::Delete,
+            get::<GuestRemoved>(
+                Op::GuestRm,
+                "/v1/guests/{guest}",
+                "Removes a stopped guest with its disk",
+            ),
+        )
+    },
+    stream::<LifeRequest, LifeView>(
+        Op::GuestLife,
+        "/v1/guests/{guest}/life",
+        "Starts, holds, saves, copies or restores a guest",
+    ),
+    stream::<MoveRequest, LifeView>(
+        Op::GuestMove,
+        "/v1/guests/{guest}/move",
+        "Moves a guest to another host, with its disk and its memory",
+    ),
+    get::<Vec<SnapshotRow>>(Op::GuestSnapshots, "/v1/guests/{guest}/snapshots", "Copies of a guest"),
+    stream::<CloneRequest, GuestView>(
+        Op::GuestClone,
+        "/v1/guests/{guest}/clone",
+        "Makes a guest with the same disk on the same host",
+    ),
+    stream::<WaitRequest, GuestView>(
+        Op::GuestWait,
+        "/v1/guests/{guest}/wait",
+        "Answers when a guest is in a state, has an address, or has an agent",
+    ),
+    stream::<ExecRequest, ExecView>(
+        Op::GuestExec,
+        "/v1/guests/{guest}/exec",
+        "Runs a command in a guest, by its agent",
+    ),
+    post::<FileRead, FilePart>(
+        Op::GuestRead,
+        "/v1/guests/{guest}/read",
+        "Reads a part of a file in a guest",
+    ),
+    post::<FileWrite, FileWritten>(
+        Op::GuestWrite,
+        "/v1/guests/{guest}/write",
+        "Writes a part of a file in a guest",
     ),
     Route {
         query: LOGS_QUERY,
@@ -342,6 +475,10 @@ pub static ROUTES: &[Route] = &[
             "/v1/guests/{guest}/console",
             "A guest's console, as raw bytes",
         ),
+    ),
+    raw(
+        Shape::Upgrade,
+        get::<()>(Op::Display, "/v1/guests/{guest}/display", "A guest's screen, as VNC"),
     ),
 ];
 

@@ -1,6 +1,6 @@
 //! Looking closer at a LAN: what was dropped and why, where an address is, and captures.
 
-use super::{lan::FdbRow, machine::PathView};
+use super::{lan::FdbRow, machine::PathView, traffic::DemandView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,6 +48,35 @@ pub struct LinkView {
     pub wire_tx_bytes: u64,
     /// What the link dropped, of all LANs, by reason; a reason that never happened is not listed.
     pub drops: BTreeMap<String, u64>,
+    /// How much the member is talked to: what a better path is worth.
+    pub demand: DemandView,
+    /// Why frames go the way they go, since when, and what was left for it.
+    pub why: String,
+    /// What would make it better, if anything is known.
+    pub better: Option<String>,
+    /// All ways to the member that this node knows, the one in use first.
+    pub paths: Vec<PathRow>,
+}
+
+/// One way to a member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PathRow {
+    /// What it is made of: `lan` (the same network), `ipv6`, `ipv4`, `relay`, `stream` (TCP or a circuit).
+    pub class: String,
+    /// `active` (frames go there), `spare` (it answers), `tried` (not yet), `dead`.
+    pub state: String,
+    /// The member's address; `null` where it is no UDP address.
+    pub remote: Option<String>,
+    /// The node that relays, if one does.
+    pub via: Option<String>,
+    /// Smoothed round trip, milliseconds; `null` before the first answer.
+    pub rtt_ms: Option<f64>,
+    /// How much round trips differ, milliseconds.
+    pub jitter_ms: f64,
+    /// Datagrams lost of late, 0 to 1.
+    pub loss: f64,
+    /// Largest UDP payload that it is known to carry, bytes; `null` if frames never went there.
+    pub mtu: Option<u32>,
 }
 
 /// What a LAN dropped here, each reason explained, and the last of it.

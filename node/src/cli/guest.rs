@@ -1,6 +1,6 @@
 //! Guests, offers and grants.
 
-use super::values::millis;
+use super::values::{key_value, millis};
 use crate::{
     api::{GrantRequest, OfferRequest, RunRequest, StopRequest, WaitFor},
     defaults,
@@ -15,6 +15,8 @@ pub enum Wait {
     Ip,
     /// Only that it runs.
     Running,
+    /// That the agent in it answers.
+    Agent,
 }
 
 /// `run`.
@@ -41,6 +43,27 @@ pub struct RunArgs {
     /// Size of its disk; default: the image's.
     #[arg(long, value_name = "SIZE")]
     pub disk: Option<ByteSize>,
+    /// Narrow what it may do on the LAN; settings as of lan policy.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub net_policy: Vec<(String, String)>,
+    /// Go on where the image was made: it holds memory. Processors and memory are the image's.
+    #[arg(long, conflicts_with_all = ["cpus", "memory", "cloud_init", "cold"])]
+    pub warm: bool,
+    /// Boot it, as if the image held no memory; the default.
+    #[arg(long)]
+    pub cold: bool,
+    /// A document for cloud-init in the guest.
+    #[arg(long, value_name = "FILE")]
+    pub cloud_init: Option<std::path::PathBuf>,
+    /// Run a command in the guest, end with its exit status, and remove the guest.
+    #[arg(long, requires = "argv")]
+    pub batch: bool,
+    /// The command, after --.
+    #[arg(last = true, requires = "batch", value_name = "CMD")]
+    pub argv: Vec<String>,
+    /// Say how the hosts that fitted were weighed.
+    #[arg(long)]
+    pub explain: bool,
     /// What to wait for.
     #[arg(long, value_enum, default_value_t = Wait::Ip)]
     pub wait: Wait,
@@ -60,9 +83,14 @@ impl RunArgs {
             cpus: self.cpus,
             memory_bytes: self.memory.unwrap_or(defaults::GUEST_MEMORY).0,
             disk_bytes: self.disk.map(|d| d.0),
+            net_policy: self.net_policy.iter().cloned().collect(),
+            user_data: None,
+            warm: self.warm,
+            batch: self.batch.then(|| self.argv.clone()),
             wait: match self.wait {
                 Wait::Ip => WaitFor::Ip,
                 Wait::Running => WaitFor::Running,
+                Wait::Agent => WaitFor::Agent,
             },
             timeout_ms: self.timeout.unwrap_or(defaults::RUN_TIMEOUT_MS),
         }
@@ -128,22 +156,26 @@ pub struct ConsoleArgs {
 /// `offer`.
 #[derive(Clone, Debug, Args)]
 pub struct OfferArgs {
-    /// Virtual processors to lend; default: all but one.
+    /// Put this policy in force; it says what is lent and when.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<std::path::PathBuf>,
+    /// Virtual processors to lend; default: what the policy says, else all but one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub cpus: Option<u32>,
-    /// Memory to lend; default: half.
+    /// Memory to lend; default: what the policy says, else half.
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
     /// Lend nothing any more; guests that run here stay.
-    #[arg(long, conflicts_with_all = ["cpus", "memory"])]
+    #[arg(long, conflicts_with_all = ["cpus", "memory", "policy"])]
     pub off: bool,
 }
 
 impl OfferArgs {
-    /// The request.
-    pub fn request(&self) -> OfferRequest {
+    /// The request; `policy`: the text of the file.
+    pub fn request(&self, policy: Option<String>) -> OfferRequest {
         OfferRequest {
             off: self.off,
+            policy,
             cpus: self.cpus,
             memory_bytes: self.memory.map(|m| m.0),
         }

@@ -1,6 +1,6 @@
 //! `lan` and `join`.
 
-use super::values::millis;
+use super::values::{key_value, millis};
 use crate::api::{
     AttachMode, CaptureRequest, JoinRequest, LanAttach, LanDetach, LanInvite, LanPolicyRequest, Role, TraceRequest,
 };
@@ -40,6 +40,11 @@ pub enum LanCommand {
   lanline lan drops home
   lanline lan drops home --json | jq '.recent[0]'")]
     Drops(NameArgs),
+    /// Who talks to whom on a LAN, by what passes here, and how much.
+    #[command(after_help = "Examples:
+  lanline lan traffic home
+  lanline lan traffic home --json | jq '.pairs[] | select(.demand == \"heavy\") | .with'")]
+    Traffic(NameArgs),
     /// Find out where an address is and how frames get there, as both ends see it.
     #[command(after_help = "Examples:
   lanline lan trace 192.168.1.57
@@ -55,7 +60,7 @@ pub enum LanCommand {
   lanline lan mtu home
   lanline lan mtu home 9000")]
     Mtu(MtuArgs),
-    /// What guests may do on a LAN, as this node enforces it.
+    /// What guests may do on a LAN: at its owner for all members, elsewhere for this node; the stricter holds.
     #[command(after_help = "Examples:
   lanline lan policy home --set max_upload=20M --set no_server=on
   lanline lan policy home --explain web")]
@@ -195,6 +200,9 @@ pub struct PolicyArgs {
     /// Take a setting back.
     #[arg(long, value_name = "KEY")]
     pub unset: Vec<String>,
+    /// Of this node alone, where the LAN's owner would set it for all members.
+    #[arg(long)]
+    pub here: bool,
     /// Of this guest of this node: its name, id or Ethernet address.
     #[arg(long, value_name = "VM")]
     pub guest: Option<String>,
@@ -203,18 +211,12 @@ pub struct PolicyArgs {
     pub explain: Option<String>,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("write KEY=VALUE, for example max_upload=20M")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
 impl PolicyArgs {
     /// The request.
     pub fn request(&self) -> LanPolicyRequest {
         LanPolicyRequest {
             guest: self.guest.clone().or_else(|| self.explain.clone()),
+            here: self.here,
             set: self.set.iter().cloned().collect(),
             unset: self.unset.clone(),
         }

@@ -5,14 +5,26 @@
 mod guest;
 mod image;
 mod lan;
+mod life;
+mod load;
+mod policy;
+mod query;
 mod values;
 
 #[cfg(test)]
 mod tests;
 
 pub use guest::{ConsoleArgs, GrantArgs, GuestArgs, LogsArgs, OfferArgs, RunArgs, StopArgs};
-pub use image::{AddArgs, ImageCommand, PullArgs, RefArgs};
+pub use image::{
+    AddArgs, ArchiveArgs, ExportArgs, GcArgs, ImageCommand, MountArgs, PublishArgs, PullArgs, RefArgs, UmountArgs,
+};
 pub use lan::{AttachArgs, CaptureArgs, DetachArgs, InviteArgs, JoinArgs, LanCommand, ShowLanArgs, TraceArgs};
+pub use life::{
+    CloneArgs, CpArgs, DisplayArgs, ExecArgs, MoveArgs, Place, RestoreArgs, RmArgs, SnapshotArgs, SshArgs, WaitArgs,
+};
+pub use load::{AdviseArgs, AdviseCommand, LoadCommand, PlacementArgs, PlayArgs, RecordArgs};
+pub use policy::{CheckArgs, EditArgs, ExplainArgs, PolicyCommand, SetArgs, SimulateArgs, UsageArgs};
+pub use query::{FuturesArgs, QueryArgs};
 
 use crate::config::Flags;
 use clap::{Args, Parser, Subcommand};
@@ -35,6 +47,10 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 nothing matches, 5 timed out, \
                           6 unreachable, 7 missing privilege or tool.\n\nEach verb shows examples: lanline VERB --help";
+
+const QUERY_HELP: &str = "Examples:
+  lanline query \"SELECT name, cores_free, rtt_ms FROM hosts WHERE arch = 'x86_64' ORDER BY rtt_ms LIMIT 5\"
+  lanline query \"EXPLAIN SELECT * FROM holders WHERE name = 'debian'\" --within 2s";
 
 /// What to do.
 #[derive(Clone, Debug, Subcommand)]
@@ -85,11 +101,35 @@ pub enum Command {
   lanline hosts
   lanline hosts --json | jq -r '.hosts[0].name'")]
     Hosts,
+    /// Ask the mesh in SQL; says how complete and how old the answer is.
+    #[command(after_help = QUERY_HELP)]
+    Query(QueryArgs),
+    /// Which guests would still fit, where.
+    #[command(after_help = "Examples:
+  lanline futures --max-rtt 30ms
+  lanline futures --json | jq -c '.rows[]'")]
+    Futures(FuturesArgs),
+    /// Images on the mesh, and how many nodes hold them.
+    #[command(after_help = "Examples:
+  lanline images
+  lanline images --json | jq -r '.rows[][1]'")]
+    Images,
+    /// How long a job would take on each host, soonest first, with a 95 % interval.
+    #[command(after_help = "Examples:
+  lanline advise --cpu 600s
+  lanline advise --cpu 10m --host attic-nuc --json | jq '.hosts[0].high_s'")]
+    Advise(AdviseArgs),
+    /// Record this machine's load, or play a recorded one back.
+    #[command(subcommand)]
+    Load(LoadCommand),
     /// Lend this machine to those who hold a grant.
     #[command(after_help = "Examples:
-  lanline offer --cpus 2 --memory 4G
+  lanline offer --policy night.toml
   lanline offer --off")]
     Offer(OfferArgs),
+    /// The owner's policy: what is lent, when, and what takes it back.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Let a node start guests here.
     #[command(after_help = "Examples:
   lanline grant laptop --cpus 2 --memory 2G --vms 2 --expires 7d
@@ -105,12 +145,17 @@ pub enum Command {
   lanline revoke 5f3a9c
   lanline revoke $(lanline grants --json | jq -r '.[0].id')")]
     Revoke(RevokeArgs),
+    /// What guests used: receipts that both sides sign.
+    #[command(after_help = "Examples:
+  lanline usage --vm web
+  lanline usage --since 7d --json | jq '.[].cpu_ms'")]
+    Usage(UsageArgs),
     /// Images in this node's store.
     #[command(subcommand)]
     Image(ImageCommand),
     /// Find a host, start a guest there, wait, and print its address on the LAN.
     #[command(after_help = "Examples:
-  lanline run debian:12 --name web --memory 1G
+  lanline run debian:12 --name web --memory 1G --cloud-init user.yaml
   ping $(lanline run busybox --lan home --on attic-nuc)")]
     Run(RunArgs),
     /// Guests of this node wherever they run, and all that run here.
@@ -123,16 +168,91 @@ pub enum Command {
   lanline info web
   lanline info web --json | jq .addresses")]
     Info(GuestArgs),
+    /// Change what a running guest gets; acts within two seconds.
+    #[command(after_help = "Examples:
+  lanline set web --cpu 25%
+  lanline set web --memory 256M --class interactive")]
+    Set(SetArgs),
     /// Ask a guest to shut down; after 30 s switch it off. Says whether it obeyed.
     #[command(after_help = "Examples:
   lanline stop web
   lanline stop web --force")]
     Stop(StopArgs),
+    /// Run a stopped or crashed guest again; a hibernated one goes on where it was.
+    #[command(after_help = "Examples:
+  lanline start web
+  lanline start web --json | jq -r .state")]
+    Start(GuestArgs),
+    /// Stop a guest in order, then start it.
+    #[command(after_help = "Examples:
+  lanline restart web
+  lanline restart web && lanline wait web ip")]
+    Restart(GuestArgs),
+    /// Hold a guest's processors; its memory stays where it is.
+    #[command(after_help = "Examples:
+  lanline pause web
+  lanline pause web && lanline resume web")]
+    Pause(GuestArgs),
+    /// Let a paused guest's processors go.
+    #[command(after_help = "Examples:
+  lanline resume web
+  lanline resume web --json | jq -r .state")]
+    Resume(GuestArgs),
+    /// Save a guest's memory to its host's disk and give its place back.
+    #[command(after_help = "Examples:
+  lanline hibernate web
+  lanline hibernate web && lanline restore web")]
+    Hibernate(GuestArgs),
+    /// Go on with a hibernated guest, or go back to a snapshot.
+    #[command(after_help = "Examples:
+  lanline restore web
+  lanline restore web before-upgrade")]
+    Restore(RestoreArgs),
+    /// Keep a copy of a guest's disk and memory, list the copies, or delete one.
+    #[command(after_help = "Examples:
+  lanline snapshot web before-upgrade
+  lanline snapshot web before-upgrade --rm")]
+    Snapshot(SnapshotArgs),
+    /// Make another guest with the same disk, on the same host; it is stopped.
+    #[command(after_help = "Examples:
+  lanline clone web web-2
+  lanline clone web web-2 && lanline start web-2")]
+    Clone(CloneArgs),
+    /// Move a guest to another host, with its disk; one that runs is hibernated, moved and restored.
+    #[command(after_help = "Examples:
+  lanline move web --to garage
+  lanline move web --cancel")]
+    Move(MoveArgs),
+    /// Wait until a guest is in a state, has an address, or its agent answers.
+    #[command(after_help = "Examples:
+  lanline wait web ip
+  lanline wait web agent --timeout 2m")]
+    Wait(WaitArgs),
+    /// Run a command in a guest by its agent; ends with the command's exit status.
+    #[command(after_help = "Examples:
+  lanline exec web -- uname -a
+  lanline exec web --timeout 10m -- sh -c 'apt-get update'")]
+    Exec(ExecArgs),
+    /// Copy a file to or from a guest by its agent.
+    #[command(after_help = "Examples:
+  lanline cp web:/var/log/syslog .
+  lanline cp site.tar web:/srv/")]
+    Cp(CpArgs),
+    /// Log in to a guest at its address on the LAN.
+    #[command(after_help = "Examples:
+  lanline ssh debian@web
+  lanline ssh web uptime")]
+    Ssh(SshArgs),
+    /// A guest's screen, as VNC on a socket that only you can open, or on a port.
+    #[command(after_help = "Examples:
+  lanline display web
+  lanline display web --port 5901")]
+    Display(DisplayArgs),
     /// Remove a stopped guest with its disk.
     #[command(after_help = "Examples:
   lanline rm web
-  lanline stop web && lanline rm web")]
-    Rm(GuestArgs),
+  lanline rm web --forget")]
+    Rm(RmArgs),
     /// The end of a guest's console and of QEMU's own messages.
     #[command(after_help = "Examples:
   lanline logs web

@@ -32,9 +32,8 @@ fn the_definition_is_sound_and_lists_these_verbs() {
     leaves(&command, "", &mut all);
     let verbs: Vec<String> = all.into_iter().map(|(p, _)| p).collect();
     let wanted = "up,down,status,peers,ping,doctor,config show,lan create,lan attach,lan detach,lan invite,lan show,lan drops,\
-                  lan trace,lan capture,lan mtu,lan policy,lan evict,\
-                  join,hosts,offer,grant,grants,revoke,image add,image ls,image show,image verify,image rm,image pull,\
-                  run,ls,info,stop,rm,logs,console";
+                  lan traffic,lan trace,lan capture,lan mtu,lan policy,lan evict,\
+                  join,hosts,query,futures,images,advise placement,load record,load play,offer,policy check,policy explain,policy simulate,policy edit,grant,grants,revoke,usage,image add,image ls,image show,image verify,image rm,image pull,image mount,image umount,image mounts,image publish,image export,image gc,image archive,run,ls,info,set,stop,start,restart,pause,resume,hibernate,restore,snapshot,clone,move,wait,exec,cp,ssh,display,rm,logs,console";
     assert_eq!(verbs.join(","), wanted);
 }
 
@@ -103,7 +102,9 @@ fn command_of(example: &str) -> Vec<String> {
         .unwrap();
     let inner = inner.strip_suffix(')').unwrap_or(inner);
     let mut words = Vec::new();
-    for (i, piece) in inner.split('\'').enumerate() {
+    // A text in double quotes may hold single ones.
+    let quote = if inner.contains('"') { '"' } else { '\'' };
+    for (i, piece) in inner.split(quote).enumerate() {
         match i % 2 {
             0 => words.extend(piece.split_whitespace().map(str::to_owned)),
             _ => words.push(piece.to_owned()),
@@ -228,11 +229,14 @@ fn the_rest_becomes_its_requests() {
 fn slips_are_usage_errors() {
     for (line, kind) in [
         ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
-        ("futures", ErrorKind::InvalidSubcommand),
+        ("teleport", ErrorKind::InvalidSubcommand),
         ("run", ErrorKind::MissingRequiredArgument),
         ("run x --memory lots", ErrorKind::ValueValidation),
         ("run x --cpus 0", ErrorKind::ValueValidation),
-        ("run x --wait agent", ErrorKind::InvalidValue),
+        ("run x --wait soon", ErrorKind::InvalidValue),
+        ("run x --batch", ErrorKind::MissingRequiredArgument),
+        ("exec x", ErrorKind::MissingRequiredArgument),
+        ("snapshot x --rm", ErrorKind::MissingRequiredArgument),
         ("lan attach home", ErrorKind::MissingRequiredArgument),
         ("lan attach home --tap a --bridge b", ErrorKind::ArgumentConflict),
         ("lan invite home --expires soon", ErrorKind::ValueValidation),

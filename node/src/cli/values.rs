@@ -10,6 +10,14 @@ pub(super) fn millis(s: &str) -> Result<u64, BadUnit> {
     u64::try_from(d.as_millis()).map_err(|_| BadUnit::Duration(s.into()))
 }
 
+/// `KEY=VALUE`.
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write KEY=VALUE, for example max_upload=20M")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 /// `K/N`, 1 <= K <= N <= 64.
 pub(super) fn part(s: &str) -> Result<Part, String> {
     let parsed = s

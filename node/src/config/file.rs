@@ -12,6 +12,10 @@ pub(super) struct FileSettings {
     pub name: Option<String>,
     pub bootstrap: Option<Vec<String>>,
     pub mdns: Option<bool>,
+    pub port_mapping: Option<bool>,
+    pub web_port: Option<u16>,
+    #[serde(default)]
+    pub relay: RelayTable,
     #[serde(default)]
     pub store: StoreTable,
     #[serde(default)]
@@ -21,9 +25,18 @@ pub(super) struct FileSettings {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RelayTable {
+    pub lend: Option<String>,
+    pub mbps: Option<u32>,
+    pub gb_month: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct StoreTable {
     pub quota: Option<String>,
+    pub upload_mbps: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

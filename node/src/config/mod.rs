@@ -27,8 +27,16 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     /// Find nodes of the same network segment by mDNS?
     pub mdns: bool,
+    /// What this node carries for others.
+    pub relay: overlay::relay::Settings,
+    /// Ask the router to forward the port.
+    pub port_mapping: bool,
+    /// TCP port for members on networks that let nothing else out (WebSocket). 0: none.
+    pub web_port: u16,
     /// What the image store may take.
     pub store_quota: ByteSize,
+    /// Mb/s of pieces that are sent to peers at most, all together; 0: as the line allows.
+    pub store_upload_mbps: u32,
     /// Accelerator for guests.
     pub accel: AccelChoice,
     /// QEMU to use; `None`: the one in `PATH`.

@@ -8,6 +8,7 @@ use crate::{
     api::{ConfigView, Origin, SettingRow},
     defaults,
 };
+use overlay::relay::{Mode, Settings};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -172,6 +173,8 @@ pub fn resolve(sources: &Sources<'_>) -> Result<(Config, ConfigView), Fault> {
         rows: Vec::new(),
     };
     let config = mesh(&mut p, &file)?;
+    let relay = relay(&mut p, &file)?;
+    let config = Config { relay, ..config };
     let config = rest(&mut p, &file, config)?;
     let file = sources.file.map(|(path, _)| path.display().to_string());
     Ok((config, ConfigView { file, settings: p.rows }))
@@ -204,16 +207,67 @@ fn mesh(p: &mut Picker<'_>, file: &FileSettings) -> Result<Config, Fault> {
     let in_file = file.mdns.map(|b| b.to_string());
     let f = p.find(flag, "LANLINE_MDNS", in_file.as_deref(), defaults::MDNS.to_string());
     let mdns: bool = p.take("mdns", f, |v: &bool| json!(v))?;
+    let in_file = file.port_mapping.map(|b| b.to_string());
+    let default = defaults::PORT_MAPPING.to_string();
+    let f = p.find(None, "LANLINE_PORT_MAPPING", in_file.as_deref(), default);
+    let port_mapping: bool = p.take("port_mapping", f, |v: &bool| json!(v))?;
+    let in_file = file.web_port.map(|n| n.to_string());
+    let f = p.find(
+        None,
+        "LANLINE_WEB_PORT",
+        in_file.as_deref(),
+        defaults::WEB_PORT.to_string(),
+    );
+    let web_port: u16 = p.take("web_port", f, |v: &u16| json!(v))?;
     Ok(Config {
         listen,
         name,
         bootstrap,
         mdns,
+        relay: Settings::default(),
+        port_mapping,
+        web_port,
         store_quota: defaults::STORE_QUOTA,
+        store_upload_mbps: defaults::STORE_UPLOAD_MBPS,
         accel: AccelChoice::default(),
         qemu: None,
         log_level: defaults::LOG_LEVEL.into(),
         log_format: LogFormat::default(),
+    })
+}
+
+/// A word for whom to relay.
+struct Lend(Mode);
+
+impl FromStr for Lend {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        s.parse()
+            .map(Self)
+            .map_err(|()| format!("'{s}' is not one of off, members, anyone"))
+    }
+}
+
+/// What this node carries for others.
+fn relay(p: &mut Picker<'_>, file: &FileSettings) -> Result<Settings, Fault> {
+    let d = Settings::default();
+    let f = p.find(None, "LANLINE_RELAY", file.relay.lend.as_deref(), d.mode.name().into());
+    let Lend(mode) = p.take("relay.lend", f, |v: &Lend| json!(v.0.name()))?;
+    let text = |n: Option<u32>| n.map(|n| n.to_string());
+    let (in_file, default) = (text(file.relay.mbps), (d.bytes_per_s * 8 / 1_000_000).to_string());
+    let f = p.find(None, "LANLINE_RELAY_MBPS", in_file.as_deref(), default);
+    let mbps: u32 = p.take("relay.mbps", f, |v: &u32| json!(v))?;
+    let (in_file, default) = (
+        text(file.relay.gb_month),
+        (d.bytes_per_month / 1_000_000_000).to_string(),
+    );
+    let f = p.find(None, "LANLINE_RELAY_GB_MONTH", in_file.as_deref(), default);
+    let gb: u32 = p.take("relay.gb-month", f, |v: &u32| json!(v))?;
+    Ok(Settings {
+        mode,
+        bytes_per_s: u64::from(mbps) * 1_000_000 / 8,
+        bytes_per_month: u64::from(gb) * 1_000_000_000,
     })
 }
 
@@ -222,6 +276,10 @@ fn rest(p: &mut Picker<'_>, file: &FileSettings, config: Config) -> Result<Confi
     let quota = defaults::STORE_QUOTA.0.to_string();
     let f = p.find(None, "LANLINE_STORE_QUOTA", file.store.quota.as_deref(), quota);
     let store_quota: ByteSize = p.take("store.quota", f, |v: &ByteSize| json!(v.0))?;
+    let in_file = file.store.upload_mbps.map(|n| n.to_string());
+    let default = defaults::STORE_UPLOAD_MBPS.to_string();
+    let f = p.find(None, "LANLINE_STORE_UPLOAD_MBPS", in_file.as_deref(), default);
+    let store_upload_mbps: u32 = p.take("store.upload-mbps", f, |v: &u32| json!(v))?;
     let f = p.find(
         None,
         "LANLINE_ACCEL",
@@ -249,6 +307,7 @@ fn rest(p: &mut Picker<'_>, file: &FileSettings, config: Config) -> Result<Confi
     let log_format: LogFormat = p.take("log.format", f, |v: &LogFormat| json!(v.as_str()))?;
     Ok(Config {
         store_quota,
+        store_upload_mbps,
         accel,
         qemu,
         log_level,
@@ -274,8 +333,8 @@ mod tests {
         (r.value.clone(), r.origin, r.from.clone())
     }
 
-    const FILE: &str = "listen = '127.0.0.1:1'\nname = 'filed'\nmdns = false\nbootstrap = ['/ip4/192.0.2.1/udp/1/quic-v1']\n\
-                        [store]\nquota = '2G'\n[vm]\naccel = 'tcg'\nqemu = '/opt/q'\n[log]\nlevel = 'debug'\nformat = 'json'\n";
+    const FILE: &str = "listen = '127.0.0.1:1'\nname = 'filed'\nmdns = false\nport_mapping = false\nweb_port = 443\nbootstrap = ['/ip4/192.0.2.1/udp/1/quic-v1']\n\
+                        [relay]\nlend = 'anyone'\nmbps = 8\ngb-month = 5\n[store]\nquota = '2G'\nupload-mbps = 30\n[vm]\naccel = 'tcg'\nqemu = '/opt/q'\n[log]\nlevel = 'debug'\nformat = 'json'\n";
 
     #[test]
     fn defaults_alone() {
@@ -290,7 +349,7 @@ mod tests {
                 .iter()
                 .all(|r| r.origin == Origin::Default && r.from.is_none())
         );
-        assert_eq!(view.settings.len(), 9);
+        assert_eq!(view.settings.len(), 15);
     }
 
     #[test]
@@ -306,6 +365,12 @@ mod tests {
             (LogFormat::Json, false, Some("/opt/q".into()))
         );
         assert!(view.settings.iter().all(|r| r.origin == Origin::File), "{view:?}");
+        let lent = Settings {
+            mode: Mode::Anyone,
+            bytes_per_s: 1_000_000,
+            bytes_per_month: 5_000_000_000,
+        };
+        assert_eq!(c.relay, lent);
         s.env.insert("LANLINE_NAME".into(), "envied".into());
         s.env.insert("LANLINE_LISTEN".into(), "127.0.0.1:2".into());
         s.env.insert("LANLINE_LOG".into(), String::new());
@@ -370,6 +435,9 @@ mod tests {
             ("LANLINE_NAME", "-x"),
             ("LANLINE_MDNS", "maybe"),
             ("LANLINE_BOOTSTRAP", "192.0.2.1:4400"),
+            ("LANLINE_RELAY", "friends"),
+            ("LANLINE_RELAY_MBPS", "-1"),
+            ("LANLINE_RELAY_GB_MONTH", "1e9"),
             ("LANLINE_STORE_QUOTA", "lots"),
             ("LANLINE_QEMU", "qemu"),
             ("LANLINE_LOG_FORMAT", "xml"),

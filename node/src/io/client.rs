@@ -151,7 +151,16 @@ impl Client {
 
     /// Opens a guest's console: raw bytes both ways.
     pub async fn console(&self, guest: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>, Fault> {
-        let answer = self.send(Op::Console, &[guest], "", EMPTY).await?;
+        self.upgraded(Op::Console, guest).await
+    }
+
+    /// Opens a guest's display: VNC both ways.
+    pub async fn display(&self, guest: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>, Fault> {
+        self.upgraded(Op::Display, guest).await
+    }
+
+    async fn upgraded(&self, op: Op, guest: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>, Fault> {
+        let answer = self.send(op, &[guest], "", EMPTY).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.refusal(answer).await);
         }
@@ -206,7 +215,7 @@ impl Client {
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        if route.op == Op::Console {
+        if matches!(route.op, Op::Console | Op::Display) {
             request = request
                 .header(header::CONNECTION, "upgrade")
                 .header(header::UPGRADE, CONSOLE_UPGRADE);

@@ -4,11 +4,15 @@
     reason = "this module is the crate's I/O: the control socket, the state folder, the terminal, the environment, and the daemon's tasks and timers"
 )]
 
+mod asking;
 pub mod attach;
 pub mod client;
 pub mod daemon;
+mod living;
+mod loads;
 pub mod logging;
 mod looking;
+mod policing;
 pub mod server;
 pub mod settings;
 pub mod terminal;

@@ -6,6 +6,7 @@ use crate::{
     config::Flags,
     defaults,
     io::{
+        asking::{IMAGES, ask, futures},
         attach::guard,
         client::{Client, EMPTY},
         server, settings,
@@ -14,7 +15,11 @@ use crate::{
     render::{self, Human, View},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{io::Read, path::PathBuf, time::Duration};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use wire::{Fault, FaultKind};
 
 /// Exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
@@ -26,6 +31,8 @@ pub(super) enum End {
     Fault(Fault),
     /// The answer was shown, and says that it did not work in this way.
     Shown(FaultKind),
+    /// The answer was shown, and this is the exit code of what ran in the guest.
+    Code(u8),
     /// Ctrl-C: the text says what goes on without us.
     Interrupted(String),
 }
@@ -62,6 +69,7 @@ pub async fn run(cli: Cli) -> u8 {
             INTERRUPTED
         }
         Err(End::Shown(kind)) => kind.exit_code(),
+        Err(End::Code(code)) => code,
         Err(End::Fault(f)) => failed(&f, json),
     }
 }
@@ -77,9 +85,9 @@ pub fn failed(fault: &Fault, json: bool) -> u8 {
 
 pub(super) struct Session {
     pub(super) client: Client,
-    state: PathBuf,
+    pub(super) state: PathBuf,
     pub(super) json: bool,
-    out: View,
+    pub(super) out: View,
     pub(super) err: View,
 }
 
@@ -105,7 +113,21 @@ impl Session {
             Command::Lan(c) => self.lan(c).await,
             Command::Join(a) => self.join(&a).await,
             Command::Hosts => self.get::<HostsView>(Op::Hosts, &[]).await,
-            Command::Offer(a) => self.post::<_, OfferView>(Op::Offer, &[], &a.request()).await,
+            Command::Query(a) => self.query(&a.request(), a.follow).await,
+            Command::Futures(a) => self.query(&ask(&futures(a.max_rtt)), false).await,
+            Command::Images => self.query(&ask(IMAGES), false).await,
+            Command::Advise(a) => self.advise(&a).await,
+            Command::Load(c) => self.load(c).await,
+            Command::Offer(a) => {
+                let policy = a.policy.as_deref().map(super::policing::read).transpose()?;
+                self.post::<_, OfferView>(Op::Offer, &[], &a.request(policy)).await
+            }
+            Command::Usage(a) => {
+                self.post::<_, Vec<UsageRow>>(Op::Usage, &[], &a.request(self.out.now))
+                    .await
+            }
+            Command::Policy(c) => self.policy(c).await,
+            Command::Set(a) => self.post::<_, GuestView>(Op::GuestSet, &[&a.guest], &a.request()).await,
             Command::Grant(a) => self.post::<_, GrantRow>(Op::Grant, &[], &a.request()).await,
             Command::Grants => self.get::<Vec<GrantRow>>(Op::Grants, &[]).await,
             Command::Revoke(a) => self.get::<Revoked>(Op::Revoke, &[&a.id]).await,
@@ -121,9 +143,9 @@ impl Session {
                         .await?,
                 )
             }
-            Command::Rm(a) => self.get::<GuestRemoved>(Op::GuestRm, &[&a.guest]).await,
             Command::Logs(a) => self.logs(&a.guest, a.bytes.unwrap_or(defaults::LOG_BYTES)).await,
             Command::Console(a) => self.console(&a.guest).await,
+            other => self.guest(other).await,
         }
     }
 
@@ -149,6 +171,7 @@ impl Session {
             }
             LanCommand::Show(a) if a.watch => self.watch_lan(&a).await,
             LanCommand::Drops(a) => self.get::<DropsView>(Op::LanDrops, &[&a.name]).await,
+            LanCommand::Traffic(a) => self.get::<TrafficView>(Op::LanTraffic, &[&a.name]).await,
             LanCommand::Trace(a) => self.trace(&a.request()).await,
             LanCommand::Capture(a) => self.capture(&a).await,
             LanCommand::Show(a) => match a.name {
@@ -170,6 +193,22 @@ impl Session {
             ImageCommand::Ls => self.get::<Vec<ImageRow>>(Op::ImageLs, &[]).await,
             ImageCommand::Show(a) => self.get::<ImageView>(Op::ImageShow, &[&a.image]).await,
             ImageCommand::Rm(a) => self.get::<ImageRemoved>(Op::ImageRm, &[&a.image]).await,
+            ImageCommand::Publish(a) => {
+                let (request, goes_on) = (a.request(), "the node goes on publishing it: see lanline image ls");
+                let done: PublishResult = self.follow(Op::ImagePublish, &[&a.vm], &request, goes_on).await?;
+                self.show(&done)
+            }
+            ImageCommand::Export(a) => {
+                let (request, goes_on) = (a.request(&here()?)?, "the node goes on writing it");
+                let done: ExportResult = self.follow(Op::ImageExport, &[&a.image], &request, goes_on).await?;
+                self.show(&done)
+            }
+            ImageCommand::Gc(a) => self.post::<_, GcResult>(Op::ImageGc, &[], &a.request()).await,
+            ImageCommand::Archive(a) => {
+                let (request, goes_on) = (a.request(&here()?)?, "the node goes on moving it: see lanline image ls");
+                let done: ArchiveResult = self.follow(Op::ImageArchive, &[&a.image], &request, goes_on).await?;
+                self.show(&done)
+            }
             ImageCommand::Verify(a) => {
                 let goes_on = "the node goes on checking";
                 self.show(
@@ -186,19 +225,34 @@ impl Session {
                         .await?,
                 )
             }
+            ImageCommand::Mount(a) => {
+                let goes_on = "the node goes on mounting it: see lanline image mounts";
+                let request = a.request(&here()?)?;
+                self.show(
+                    &self
+                        .follow::<_, MountRow>(Op::ImageMount, &[&a.image], &request, goes_on)
+                        .await?,
+                )
+            }
+            ImageCommand::Umount(a) => {
+                let request = a.request(&here()?)?;
+                let ended: MountRow = self.client.call(Op::ImageUmount, &[], Some(&request)).await?;
+                self.show(&ended)
+            }
+            ImageCommand::Mounts => self.get::<Vec<MountRow>>(Op::ImageMounts, &[]).await,
         }
     }
 
     async fn image_add(&self, args: &AddArgs) -> Done {
-        let here = std::env::current_dir()
-            .map_err(|e| Fault::new(FaultKind::Failed, format!("the current folder is not known: {e}")))?;
-        let request = args.request(&here)?;
+        let request = args.request(&here()?)?;
         for file in [Some(&request.file), request.kernel.as_ref(), request.initrd.as_ref()]
             .into_iter()
             .flatten()
         {
             if let Err(e) = std::fs::metadata(file) {
-                return Err(Fault::new(FaultKind::NoMatch, format!("{file}: {e}")).into());
+                let folder = Path::new(file).parent().unwrap_or(Path::new("/"));
+                let fault = Fault::new(FaultKind::NoMatch, format!("cannot read {file}: {e}"));
+                return Err(fault.next(format!("ls '{}'", folder.display())).into());
             }
         }
         let goes_on = "the node goes on importing it: see lanline image ls";
@@ -230,8 +284,26 @@ impl Session {
 
     async fn run(&self, args: &RunArgs) -> Done {
         let goes_on = "no longer waiting; the guest keeps running, or is still being started: see lanline ls";
-        let result: RunResult = self.follow(Op::Run, &[], &args.request(), goes_on).await?;
+        let mut request = args.request();
+        if let Some(file) = &args.cloud_init {
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| Fault::new(FaultKind::Usage, format!("{}: {e}", file.display())))?;
+            request.user_data = Some(text);
+        }
+        let result: RunResult = self.follow(Op::Run, &[], &request, goes_on).await?;
+        if let Some(exec) = result.exec.as_ref().filter(|_| !self.json) {
+            return self.exec_shown(exec);
+        }
         self.show(&result)?;
+        if let Some(exec) = &result.exec {
+            return match exec.code {
+                Some(0) => Ok(()),
+                code => Err(End::Code(u8::try_from(code.unwrap_or(1) & 0xff).unwrap_or(1))),
+            };
+        }
+        if args.explain {
+            terminal::hint(&render::placement(&result, &self.err));
+        }
         terminal::hint(&render::run_hints(&result, &self.err));
         Ok(())
     }
@@ -271,13 +343,17 @@ impl Session {
     async fn logs(&self, guest: &str, bytes: u64) -> Done {
         let query = format!("{}={bytes}", routes::MAX_BYTES);
         let answer = self.client.bytes(Op::GuestLogs, &[guest], &query, EMPTY).await?;
-        let logs: GuestLogs = serde_json::from_slice(&answer).map_err(|e| {
-            Fault::new(
-                FaultKind::Failed,
-                format!("the node's answer is not what it should be: {e}"),
-            )
-        })?;
-        self.show(&logs)
+        self.show(&read::<GuestLogs>(&answer)?)
+    }
+
+    pub(super) async fn rm(&self, guest: &str, forget: bool) -> Done {
+        let query = if forget {
+            format!("{}=true", routes::FORGET)
+        } else {
+            String::new()
+        };
+        let answer = self.client.bytes(Op::GuestRm, &[guest], &query, EMPTY).await?;
+        self.show(&read::<GuestRemoved>(&answer)?)
     }
 
     async fn console(&self, guest: &str) -> Done {
@@ -308,7 +384,7 @@ impl Session {
         self.show(&down)
     }
 
-    async fn get<T: Human + Serialize + DeserializeOwned>(&self, op: Op, args: &[&str]) -> Done {
+    pub(super) async fn get<T: Human + Serialize + DeserializeOwned>(&self, op: Op, args: &[&str]) -> Done {
         self.show(&self.client.call::<(), T>(op, args, EMPTY).await?)
     }
 
@@ -322,7 +398,7 @@ impl Session {
     }
 
     /// Long work, with its progress, until it ends or Ctrl-C.
-    async fn follow<B: Serialize, T: DeserializeOwned>(
+    pub(super) async fn follow<B: Serialize, T: DeserializeOwned>(
         &self,
         op: Op,
         args: &[&str],
@@ -347,6 +423,16 @@ impl Session {
     }
 }
 
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Fault> {
+    let odd = |e| {
+        Fault::new(
+            FaultKind::Failed,
+            format!("the node's answer is not what it should be: {e}"),
+        )
+    };
+    serde_json::from_slice(answer).map_err(odd)
+}
+
 fn read_ticket() -> Result<String, Fault> {
     let mut text = String::new();
     match std::io::stdin()
@@ -360,4 +446,9 @@ fn read_ticket() -> Result<String, Fault> {
             format!("standard input cannot be read as text: {e}"),
         )),
     }
+}
+
+/// The folder that relative paths begin at.
+fn here() -> Result<std::path::PathBuf, Fault> {
+    std::env::current_dir().map_err(|e| Fault::new(FaultKind::Failed, format!("the current folder is not known: {e}")))
 }

@@ -114,6 +114,20 @@ impl Human for RunResult {
     }
 }
 
+/// How the hosts that fitted were weighed, for standard error.
+pub fn placement(r: &RunResult, view: &View) -> String {
+    let line = |(i, p): (usize, &crate::api::PlaceRow)| {
+        let chosen = if p.host == r.host { " (chosen)" } else { "" };
+        format!("  {}. {}{chosen}: {}\n", i + 1, plain(&p.host_name), plain(&p.why))
+    };
+    let lines: String = r.placement.iter().enumerate().map(line).collect();
+    view.paint(
+        Tone::Dim,
+        &format!("{} fitted, best first:", super::count(r.placement.len() as u64, "host")),
+    ) + "\n"
+        + &lines
+}
+
 /// What a person can do with a guest that just started, for standard error.
 pub fn run_hints(r: &RunResult, view: &View) -> String {
     let name = plain(&r.name);
@@ -159,6 +173,12 @@ impl Human for StopView {
 
 impl Human for GuestRemoved {
     fn human(&self, _: &View) -> String {
+        if self.forgotten {
+            return format!(
+                "{} is forgotten here; its host did not answer and is told to remove it when it comes back\n",
+                plain(&self.name)
+            );
+        }
         format!("{} removed, with its disk\n", plain(&self.name))
     }
 }

@@ -1,7 +1,10 @@
 //! Images.
 
 use super::{Human, Table, Tone, View, facts, peer, short, span};
-use crate::api::{ImageRemoved, ImageRow, ImageView, PullResult, VerifyResult};
+use crate::api::{
+    ArchiveResult, ExportResult, GcResult, ImageRemoved, ImageRow, ImageView, MountRow, PublishResult, PullResult,
+    SwarmHealth, VerifyResult,
+};
 use std::collections::BTreeMap;
 use wire::{ByteSize, fault::plain};
 
@@ -86,8 +89,106 @@ impl Human for ImageView {
             let all: Vec<String> = self.providers.iter().map(|p| short(p)).collect();
             rows.push(("held by", all.join(" ")));
         }
+        if let Some(p) = &self.profile {
+            let whence = match p.nodes {
+                0 => "carried over from another version".to_owned(),
+                1 => "learned from one node".to_owned(),
+                n => format!("learned from {n} nodes"),
+            };
+            rows.push((
+                "a boot reads",
+                format!("{} in {} pieces, {whence}", ByteSize(p.bytes), p.pieces),
+            ));
+        }
         rows.push(("added", view.ago(i.added)));
-        facts(&rows, view)
+        if let Some(h) = &self.health {
+            let copies = match h.rarest_copies {
+                0 => view.paint(Tone::Bad, "some pieces are nowhere"),
+                1 => view.paint(Tone::Warn, &format!("{} pieces are at one node only", h.rarest_pieces)),
+                n => format!("every piece is at {n} nodes or more"),
+            };
+            rows.push(("swarm", copies));
+        }
+        let mut text = facts(&rows, view);
+        if let Some(h) = &self.health {
+            text.push('\n');
+            text.push_str(&holders(h, i.pieces_total, view));
+        }
+        text
+    }
+}
+
+fn holders(h: &SwarmHealth, total: u32, view: &View) -> String {
+    let mut t = Table::new(&["HOLDER", "SITE", ">RTT", ">HAS"]);
+    for p in &h.holders {
+        let has = p.pieces.map_or_else(
+            || "no answer".into(),
+            |n| format!("{}%", u64::from(n) * 100 / u64::from(total.max(1))),
+        );
+        let rtt = p
+            .rtt_us
+            .map_or_else(|| "-".into(), |us| format!("{:.1} ms", us as f64 / 1e3));
+        t.row([peer(&p.peer), p.site.clone(), rtt, has]);
+        if p.pieces.is_none() {
+            t.tone(3, Tone::Warn);
+        }
+    }
+    t.text(view)
+}
+
+impl Human for PublishResult {
+    fn human(&self, _: &View) -> String {
+        format!(
+            "{} is published: {} pieces changed, {} new, {} in {}\n  {}\n",
+            plain(&self.name),
+            self.changed_pieces,
+            self.new_pieces,
+            ByteSize(self.new_bytes),
+            span(self.elapsed_ms),
+            plain(&self.id),
+        )
+    }
+}
+
+impl Human for ExportResult {
+    fn human(&self, _: &View) -> String {
+        let (bytes, took) = (ByteSize(self.bytes), span(self.elapsed_ms));
+        format!("{} written: {bytes} in {took}\n", plain(&self.file))
+    }
+}
+
+impl Human for GcResult {
+    fn human(&self, view: &View) -> String {
+        let mut text = format!(
+            "{} pieces dropped, {} freed, {} held\n",
+            self.pieces,
+            ByteSize(self.freed_bytes),
+            ByteSize(self.held_bytes)
+        );
+        for t in &self.thinned {
+            text.push_str(&format!("  {}: {} pieces that others have\n", head(&t.id), t.pieces));
+        }
+        if !self.reached {
+            let why = "the rest is in use, boots read it, or fewer than 3 other nodes have it";
+            text.push_str(&format!("{}\n", view.paint(Tone::Warn, why)));
+            text.push_str(
+                "  next: remove an image: lanline image rm REF; or move one: lanline image archive REF FOLDER\n",
+            );
+        }
+        text
+    }
+}
+
+impl Human for ArchiveResult {
+    fn human(&self, _: &View) -> String {
+        format!(
+            "{} is in {}: {} pieces, {} written, {} freed here\n",
+            head(&self.id),
+            plain(&self.folder),
+            self.pieces,
+            ByteSize(self.written_bytes),
+            ByteSize(self.freed_bytes)
+        )
     }
 }
 
@@ -146,5 +247,25 @@ impl Human for ImageRemoved {
             name(&self.names, &self.id),
             ByteSize(self.freed_bytes)
         )
+    }
+}
+
+impl Human for MountRow {
+    fn human(&self, _: &View) -> String {
+        let files: Vec<String> = self.files.iter().map(|f| plain(f)).collect();
+        format!("{}  {}  {}\n", plain(&self.dir), head(&self.id), files.join(" "))
+    }
+}
+
+impl Human for Vec<MountRow> {
+    fn human(&self, view: &View) -> String {
+        if self.is_empty() {
+            return "no image is mounted; mount one with: lanline image mount REF DIR\n".to_owned();
+        }
+        let mut t = Table::new(&["FOLDER", "IMAGE", "FILES"]);
+        for m in self {
+            t.row([m.dir.clone(), head(&m.id), m.files.join(",")]);
+        }
+        t.text(view)
     }
 }

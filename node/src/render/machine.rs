@@ -1,7 +1,9 @@
 //! status, peers, ping, doctor, config show, down.
 
 use super::{Human, Table, Tone, View, count, facts, or_dash, rtt, short, span};
-use crate::api::{ConfigView, DoctorReport, Down, Origin, PathView, PeerRow, PingReply, PingReport, Status, Verdict};
+use crate::api::{
+    ConfigView, DoctorReport, Down, Origin, PathView, PeerRow, PingReply, PingReport, RelayView, Status, Verdict,
+};
 use wire::{ByteSize, fault::plain};
 
 impl Human for Status {
@@ -50,6 +52,7 @@ impl Human for Status {
             ("listens", list(&self.listen)),
             ("seen at", list(&self.observed)),
             ("reachable", plain(&self.reachability)),
+            ("nat", plain(&self.nat.says)),
             ("peers", self.peers.to_string()),
             ("lans", list(&lans)),
             (
@@ -57,9 +60,25 @@ impl Human for Status {
                 format!("{} mine, {} run here", self.guests.mine, self.guests.here),
             ),
             ("lends", offer),
+            ("relays", relay_words(&self.relay)),
         ];
         facts(&rows, view)
     }
+}
+
+/// What a node carries for others, in a line.
+pub fn relay_words(r: &RelayView) -> String {
+    if r.lend == "off" {
+        return "for nobody".to_owned();
+    }
+    format!(
+        "for {}, up to {} Mb/s; {}, {} of {} this month",
+        plain(&r.lend),
+        r.bytes_per_s * 8 / 1_000_000,
+        count(r.channels, "channel"),
+        ByteSize(r.month_bytes),
+        ByteSize(r.month_limit_bytes),
+    )
 }
 
 impl Human for Vec<PeerRow> {
@@ -84,8 +103,32 @@ impl Human for Vec<PeerRow> {
                 t.tone(2, Tone::Warn);
             }
         }
-        t.text(view)
+        let mut out = t.text(view);
+        for p in self {
+            if let Some(why) = &p.why {
+                let name = p.name.as_deref().map_or_else(|| short(&p.id), plain);
+                out.push_str(&format!(
+                    "{name} by {}: {}\n",
+                    path(p.path, p.relay.as_deref()),
+                    plain(why)
+                ));
+            }
+        }
+        // What never changed and is direct needs no words.
+        let told = |p: &&PeerRow| p.frames.as_ref().is_some_and(|f| !is_plain_direct(f));
+        for p in self.iter().filter(told) {
+            let name = p.name.as_deref().map_or_else(|| short(&p.id), plain);
+            out.push_str(&format!(
+                "{name} frames: {}\n",
+                plain(p.frames.as_deref().unwrap_or_default())
+            ));
+        }
+        out
     }
+}
+
+fn is_plain_direct(frames: &str) -> bool {
+    frames.starts_with("direct") && frames.ends_with(crate::why::FROM_THE_START)
 }
 
 /// A path in words.
@@ -117,6 +160,12 @@ impl Human for PingReport {
                 }
             }
             out.push_str(&summary(name, replies));
+        }
+        if let Some(why) = &self.why {
+            out.push_str(&format!("not direct: {}\n", plain(why)));
+        }
+        if let Some(frames) = &self.frames {
+            out.push_str(&format!("frames: {}\n", plain(frames)));
         }
         out
     }

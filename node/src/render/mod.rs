@@ -3,23 +3,30 @@
 //! It does not: print, ask for the time, or look at the terminal; a [`View`] says what there is to work with. Text that
 //! came from a peer is stripped of control characters before it is laid out.
 
+mod advise;
 pub mod bar;
 pub mod escape;
 mod guest;
 mod image;
 mod lan;
+mod life;
 mod machine;
+mod owner;
+mod placement;
 mod policy;
+mod query;
 mod resource;
 mod see;
 mod table;
+mod traffic;
 
 #[cfg(test)]
 mod tests;
 
-pub use guest::run_hints;
+pub use guest::{placement, run_hints};
 pub use lan::ticket_hints;
-pub use machine::settings;
+pub use machine::{relay_words, settings};
+pub use query::change;
 pub use see::{Before, watched};
 pub use table::Table;
 

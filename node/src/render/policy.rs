@@ -16,6 +16,14 @@ impl Human for LanPolicyView {
             ("guest", guest),
             ("applies to", plain(&self.note)),
         ];
+        let owner = match (self.owner_serial, self.owner_set) {
+            (Some(n), Some(at)) => format!("version {n}, set {}", view.ago(at)),
+            _ => "nothing set for all members".into(),
+        };
+        head.push(("LAN's owner", owner));
+        for w in &self.warnings {
+            head.push(("warning", plain(w)));
+        }
         if self.allow_monitor {
             head.push(("allow_monitor", "on".into()));
         }
@@ -50,8 +58,10 @@ fn settings(rows: &[PolicyRow], view: &View) -> String {
     for r in rows {
         let because = match r.said_by {
             PolicyOrigin::BuiltIn => "default",
-            PolicyOrigin::Lan => "LAN",
+            PolicyOrigin::Owner => "LAN's owner",
+            PolicyOrigin::Node => "this node",
             PolicyOrigin::Guest => "guest",
+            PolicyOrigin::Start => "its start",
             PolicyOrigin::LanOverGuest => "LAN is stricter",
         };
         t.row([plain(&r.key), plain(&r.value), because.into(), plain(&r.meaning)]);

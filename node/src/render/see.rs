@@ -7,8 +7,8 @@ use super::{
     or_dash, peer, rtt, short, span,
 };
 use crate::api::{
-    Captured, DropRow, DropsView, FdbKind, FdbRow, LanView, LinkView, MemberRow, PathView, PortRow, RecentDrop,
-    TraceEnd, TraceView, Way,
+    Captured, DropRow, DropsView, FdbKind, FdbRow, LanView, LinkView, MemberRow, PathRow, PathView, PolicyBrief,
+    PortRow, RecentDrop, TraceEnd, TraceView, Way,
 };
 use std::time::Duration;
 use wire::{ByteSize, fault::plain};
@@ -49,18 +49,18 @@ pub fn watched(lan: &LanView, before: Option<Before<'_>>, view: &View, height: u
 }
 
 fn page(lan: &LanView, before: Option<Before<'_>>, view: &View) -> String {
-    let head = facts(
-        &[
-            ("lan", plain(&lan.lan.name)),
-            ("id", plain(&lan.lan.id)),
-            (
-                "role",
-                format!("{}, ends {}", role(lan.lan.role), ends(lan.lan.expires, view)),
-            ),
-        ],
-        view,
-    );
-    let mut parts = vec![head, members(&lan.member_list, before, view)];
+    let mut head = vec![
+        ("lan", plain(&lan.lan.name)),
+        ("id", plain(&lan.lan.id)),
+        (
+            "role",
+            format!("{}, ends {}", role(lan.lan.role), ends(lan.lan.expires, view)),
+        ),
+        ("mtu", mtu(lan)),
+    ];
+    head.extend(policy(&lan.policy).map(|p| ("policy", p)));
+    head.extend(lan.policy.warnings.iter().map(|w| ("warning", plain(w))));
+    let mut parts = vec![facts(&head, view), members(&lan.member_list, before, view)];
     if !lan.port_list.is_empty() {
         parts.push(ports(&lan.port_list, before, view));
     }
@@ -72,9 +72,29 @@ fn page(lan: &LanView, before: Option<Before<'_>>, view: &View) -> String {
     }
     let rows = drop_rows(lan);
     if !rows.is_empty() {
-        parts.push(drops(&rows, before, view));
+        parts.push(drops(&rows, before).fit(view, &[]).text(view));
     }
     parts.join("\n")
+}
+
+fn mtu(lan: &LanView) -> String {
+    if lan.lan_mtu == lan.lan_mtu_set {
+        return lan.lan_mtu.to_string();
+    }
+    format!(
+        "{} ({} is set; who carries less: lanline lan mtu {})",
+        lan.lan_mtu,
+        lan.lan_mtu_set,
+        plain(&lan.lan.name)
+    )
+}
+
+/// What is set beside the safe default, if anything is.
+fn policy(p: &PolicyBrief) -> Option<String> {
+    let said = [(p.owner, "by the LAN's owner"), (p.node, "by this node")];
+    let said = said.iter().filter(|(n, _)| *n > 0);
+    let words: Vec<String> = said.map(|(n, who)| format!("{} {who}", count(*n, "setting"))).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// Bytes, or bits a second since an earlier look.
@@ -297,7 +317,7 @@ fn drop_rows(lan: &LanView) -> Vec<DropRow> {
     rows
 }
 
-fn drops(rows: &[DropRow], before: Option<Before<'_>>, view: &View) -> String {
+fn drops(rows: &[DropRow], before: Option<Before<'_>>) -> Table {
     let earlier = before.map(|b| drop_rows(b.view));
     let mut t = Table::new(&[
         "DROPPED",
@@ -330,7 +350,7 @@ fn drops(rows: &[DropRow], before: Option<Before<'_>>, view: &View) -> String {
     if rows.iter().all(|r| r.link.is_none()) {
         t.without("LINK");
     }
-    t.fit(view, &[]).text(view)
+    t
 }
 
 impl Human for DropsView {
@@ -338,7 +358,7 @@ impl Human for DropsView {
         if self.rows.is_empty() && self.recent.is_empty() {
             return format!("LAN {} has dropped nothing here\n", plain(&self.lan));
         }
-        let mut out = drops(&self.rows, None, view);
+        let mut out = drops(&self.rows, None).wrap(view).text(view);
         if !self.recent.is_empty() {
             out.push_str(&format!("\n{}", recent(&self.recent, view)));
         }
@@ -354,7 +374,10 @@ fn recent(rows: &[RecentDrop], view: &View) -> String {
             Way::Out => "out",
         };
         t.row([
-            span(d.age_ms),
+            match d.age_ms {
+                0..1_000 => "<1s".into(),
+                ms => span(ms),
+            },
             d.times.to_string(),
             d.reason.clone(),
             format!("{} {way}", peer(&d.at)),
@@ -473,7 +496,39 @@ fn link(l: &LinkView, view: &View) -> String {
     if let Some(a) = &l.remote {
         rows.push(("to", plain(a)));
     }
+    rows.push(("why", plain(&l.why)));
+    rows.extend(l.better.iter().map(|b| ("better", plain(b))));
+    let others = l.paths.iter().filter(|p| p.state != "active");
+    for p in others
+        .filter(|p| p.state != "dead" || p.rtt_ms.is_some())
+        .take(OTHER_PATHS)
+    {
+        rows.push(("other path", other_path(p)));
+    }
     facts(&rows, view)
+}
+
+/// Other paths of a link that a page shows.
+const OTHER_PATHS: usize = 6;
+
+fn other_path(p: &PathRow) -> String {
+    let kind = match (p.class.as_str(), &p.via) {
+        ("lan", _) => "same network".to_owned(),
+        ("relay", Some(via)) => format!("relayed by {}", plain(via)),
+        ("stream", _) => "TCP or circuit".to_owned(),
+        (class, _) => class.replace("ipv", "IPv"),
+    };
+    let to = p
+        .remote
+        .as_deref()
+        .map(|a| format!(" to {}", plain(a)))
+        .unwrap_or_default();
+    let how = match p.rtt_ms {
+        Some(ms) if p.state == "spare" => format!("{}, {} loss", rtt(ms), percent(p.loss)),
+        Some(_) => "answers no more".to_owned(),
+        None => "no answer yet".to_owned(),
+    };
+    format!("{kind}{to}: {how}")
 }
 
 impl Human for Captured {

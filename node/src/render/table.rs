@@ -55,6 +55,24 @@ impl Table {
         self
     }
 
+    /// Goes on with the last column on lines of its own, whole words each, where a line would not fit.
+    pub fn wrap(&mut self, view: &View) -> &mut Self {
+        let last = self.head.len().saturating_sub(1);
+        let before: usize = (0..last).map(|i| self.column(i) + 2).sum();
+        let room = view.width.saturating_sub(before).max(16);
+        for mut row in std::mem::take(&mut self.rows) {
+            let Some(cell) = row.get_mut(last) else { continue };
+            let mut lines = words_in(&cell.0, room).into_iter();
+            let tone = cell.1;
+            cell.0 = lines.next().unwrap_or_default();
+            let blank = vec![(String::new(), None); last];
+            self.rows.push(row);
+            self.rows
+                .extend(lines.map(|text| [blank.as_slice(), &[(text, tone)]].concat()));
+        }
+        self
+    }
+
     /// Takes a column away.
     pub fn without(&mut self, name: &str) -> &mut Self {
         if let Some(i) = self.head.iter().position(|h| h.0 == name) {
@@ -109,4 +127,19 @@ impl Table {
         out.push('\n');
         out
     }
+}
+
+/// Lines of at most `room` characters, broken between words; a word that is longer has a line to itself.
+fn words_in(text: &str, room: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(l) if l.chars().count() + 1 + word.chars().count() <= room => {
+                l.push(' ');
+                l.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }

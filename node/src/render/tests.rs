@@ -66,6 +66,9 @@ fn a_stranger_cannot_write_to_the_terminal() {
         name: Some(bad.into()),
         path: PathView::Relayed,
         relay: Some(bad.into()),
+        frame_relays: Vec::new(),
+        why: Some(bad.into()),
+        frames: Some(bad.into()),
         address: Some(bad.into()),
         rtt_ms: Some(12.3),
         loss: Some(0.015),
@@ -89,6 +92,8 @@ fn a_stranger_cannot_write_to_the_terminal() {
         image_bytes: 1,
         bytes_from: BTreeMap::from([(bad.into(), 1)]),
         steps: vec![],
+        exec: None,
+        placement: vec![],
         total_ms: 1,
     };
     let fault = Fault::new(FaultKind::Refused, bad).next(bad);
@@ -289,6 +294,8 @@ fn a_ping_says_how_many_came_back() {
         name: Some("attic".into()),
         frame: vec![reply(1, Some(20.0)), reply(2, None), reply(3, Some(22.0))],
         control: vec![],
+        why: None,
+        frames: None,
     };
     let want = "attic frame path seq=1 20 ms\nattic frame path seq=2 no answer in 1 s\nattic frame path seq=3 22 ms\n\
                 frame path: 2 of 3 came back, min/median/max 20.0/22.0/22.0 ms\ncontrol path: 0 of 0 came back\n";
@@ -299,8 +306,10 @@ fn lan_view() -> LanView {
     let link = json!({
         "path": "direct", "remote": "203.0.113.9:4400", "rtt_ms": 12.3, "loss": 0.002, "mtu": 1372,
         "datagram_bytes": 1394, "queued_bytes": 12288, "waiting_ms": 3, "queued_frames": 9, "queued_flows": 2,
+        "demand": "light", "why": "direct by IPv4 (12 ms), as it was from the start", "better": null,
         "delay_p50_ms": 0.5, "delay_p99_ms": 4.1, "marks": 0, "rx_frames": 10, "tx_frames": 20,
         "rx_bytes": 1u64 << 30, "tx_bytes": 3 << 20, "wire_rx_bytes": 1, "wire_tx_bytes": 1, "drops": {"link_gone": 7},
+        "paths": [],
     });
     let member = |id: &str, name: &str, me: bool, link: &serde_json::Value| {
         json!({
@@ -316,7 +325,8 @@ fn lan_view() -> LanView {
     };
     serde_json::from_value(json!({
         "name": "home", "id": "home.abcdefghij", "role": "owner", "members": 3, "connected": 1, "ports": 2,
-        "expires": null, "lan_mtu": 1500,
+        "expires": null, "lan_mtu": 1500, "lan_mtu_set": 9000,
+        "policy": {"owner": 2, "node": 1, "warnings": []},
         "member_list": [
             member("12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5", "laptop", true, &json!(null)),
             member(ATTIC, "attic-nuc", false, &link),
@@ -340,9 +350,11 @@ fn lan_view() -> LanView {
 #[test]
 fn a_lan_fits_80_columns_and_uses_120() {
     let want = "\
-lan   home
-id    home.abcdefghij
-role  owner, ends never
+lan     home
+id      home.abcdefghij
+role    owner, ends never
+mtu     1500 (9000 is set; who carries less: lanline lan mtu home)
+policy  2 settings by the LAN's owner, 1 setting by this node
 
 MEMBER     ROLE   PATH             RTT  LOSS   MTU        QUEUE     IN    OUT
 laptop     owner  this node          -     -     -            -      -      -
@@ -402,6 +414,35 @@ fn a_watched_lan_has_rates_and_fits_the_screen() {
         cut.ends_with("more: lanline lan show home\n") || cut.contains("lines more"),
         "{cut}"
     );
+}
+
+#[test]
+fn why_frames_were_dropped_is_said_whole_on_a_narrow_terminal() {
+    let row = |reason: &str, meaning: &str| DropRow {
+        reason: reason.into(),
+        meaning: meaning.into(),
+        link: None,
+        frames: 31,
+    };
+    let recent = |age_ms: u64| json!({"age_ms": age_ms, "times": 1, "reason": "no_link", "at": "tap1", "way": "in", "bytes": 60, "what": "ARP"});
+    let drops = DropsView {
+        lan: "home".into(),
+        rows: vec![
+            row("no_link", "Its destination's member has no link just now."),
+            row("gone", "Short."),
+        ],
+        recent: serde_json::from_value(json!([recent(849), recent(42_000)])).unwrap(),
+    };
+    let got = drops.human(&View { width: 40, ..PLAIN });
+    let want = "\
+DROPPED  FRAMES  BECAUSE
+no_link      31  Its destination's
+                 member has no link just
+                 now.
+gone         31  Short.
+";
+    assert!(got.starts_with(want), "{got}");
+    assert!(got.contains("\n<1s ") && got.contains("\n42s "), "{got}");
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! A node whose answers are known: enough to see that each route reaches its method with what was sent.
 
+mod rows;
+
 use node::api::*;
+pub use rows::{GUEST, IMAGE, ME, PEER, kind};
+use rows::{by, grant, guest, image, image_view, lan, mount_row, port, span};
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU32, Ordering},
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
-use wire::{Fault, FaultKind};
+use wire::Fault;
 
 /// Answers by script: an argument `fault-KIND` fails with that kind, an image `slow` waits for `release`, an image
 /// `alone` until its reader has gone.
@@ -39,112 +43,6 @@ impl Default for Scripted {
             downed: Notify::new(),
             stop: CancellationToken::new(),
         }
-    }
-}
-
-pub const ME: &str = "12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5";
-pub const PEER: &str = "12D3KooWJWoaqZhDaoEFshF7Rh1bpY9ohihFhzcW6d69Lr2NASuq";
-pub const IMAGE: &str = "4qv7k2m3n5p6q7r2s3t4u5v6w7x2y3z4a5b6c7d2e3f4g5h6i7ja";
-pub const GUEST: &str = "6f1b0a52-3a7e-4d55-9d0c-0123456789ab";
-
-pub fn kind(name: &str) -> Option<FaultKind> {
-    serde_json::from_value(serde_json::Value::String(name.strip_prefix("fault-")?.to_owned())).ok()
-}
-
-/// Fails if the argument says so, else gives `value`.
-fn by<T: Send + 'static>(arg: &str, value: T) -> Answer<'static, T> {
-    let end = match kind(arg) {
-        Some(k) => Err(Fault::new(k, format!("scripted {arg}")).next("do something else")),
-        None => Ok(value),
-    };
-    Box::pin(async move { end })
-}
-
-fn lan(name: &str) -> LanRow {
-    LanRow {
-        name: name.into(),
-        id: format!("{name}.abcdefghij"),
-        role: Role::Owner,
-        members: 3,
-        connected: 2,
-        ports: 1,
-        expires: None,
-    }
-}
-
-fn port(name: &str) -> PortRow {
-    PortRow {
-        id: 7,
-        name: name.into(),
-        kind: PortKind::Tap,
-        bridge: None,
-        up: true,
-        state: "forwarding".into(),
-        mac: "02:00:00:00:00:07".into(),
-        offloads: vec![],
-        note: None,
-        rx_frames: 1,
-        tx_frames: 2,
-        rx_bytes: 60,
-        tx_bytes: 120,
-    }
-}
-
-fn image(name: &str) -> ImageRow {
-    ImageRow {
-        id: IMAGE.into(),
-        names: vec![name.into()],
-        size_bytes: 1 << 30,
-        stored_bytes: 50 << 20,
-        pieces_total: 800,
-        pieces_have: 800,
-        complete: true,
-        added: 1,
-    }
-}
-
-fn image_view(name: &str) -> ImageView {
-    ImageView {
-        image: image(name),
-        kernel: true,
-        initrd: false,
-        cmdline: None,
-        providers: vec![PEER.into()],
-    }
-}
-
-fn guest(name: &str) -> GuestRow {
-    GuestRow {
-        id: GUEST.into(),
-        name: name.into(),
-        state: "running".into(),
-        host: PEER.into(),
-        host_name: "attic".into(),
-        owner: ME.into(),
-        mine: true,
-        ip: Some("192.168.1.57".into()),
-        mac: "02:00:5e:10:00:01".into(),
-        lan: Some("home".into()),
-        image: "tiny:latest".into(),
-        cpus: 1,
-        memory_bytes: 512 << 20,
-        accel: "tcg".into(),
-        uptime_ms: Some(61_000),
-        note: None,
-    }
-}
-
-fn grant(id: &str) -> GrantRow {
-    GrantRow {
-        id: id.into(),
-        direction: Direction::Given,
-        peer: PEER.into(),
-        name: None,
-        cpus: 2,
-        memory_bytes: 1 << 30,
-        vms: 4,
-        expires: u64::MAX,
-        revoked: false,
     }
 }
 
@@ -209,6 +107,8 @@ impl Scripted {
                 at_ms: 12,
                 note: "chose attic".into(),
             }],
+            exec: None,
+            placement: vec![],
             total_ms: 1_500,
         })
     }
@@ -225,9 +125,11 @@ impl Service for Scripted {
             listen: vec!["/ip4/127.0.0.1/udp/4400/quic-v1".into()],
             observed: vec![],
             reachability: "unknown".into(),
+            nat: NatView::default(),
             peers: 2,
             lans: vec![lan("home")],
             guests: GuestCounts { here: 0, mine: 1 },
+            relay: Default::default(),
             offer: None,
             uptime_ms: 5_000,
         };
@@ -254,6 +156,8 @@ impl Service for Scripted {
                 name: Some(req.peer),
                 frame,
                 control: all(Some(21.0)),
+                why: None,
+                frames: None,
             },
         )
     }
@@ -304,6 +208,8 @@ impl Service for Scripted {
             drops: BTreeMap::new(),
             quiet: BTreeMap::new(),
             lan_mtu: 1_500,
+            lan_mtu_set: 1_500,
+            policy: PolicyBrief::default(),
         };
         by(&name, view)
     }
@@ -316,6 +222,16 @@ impl Service for Scripted {
                 recent: vec![],
             },
         )
+    }
+    fn lan_traffic(&self, name: String) -> Answer<'_, TrafficView> {
+        let view = TrafficView {
+            lan: name.clone(),
+            pairs: vec![],
+            rest_bytes: 0,
+            rest_packets: 0,
+            heavy: vec![],
+        };
+        by(&name, view)
     }
     fn lan_trace(&self, req: TraceRequest) -> Answer<'_, TraceView> {
         let here = TraceEnd {
@@ -340,6 +256,18 @@ impl Service for Scripted {
             next: None,
         };
         by(&req.target, view)
+    }
+    fn advise_placement(&self, req: PlacementRequest) -> Answer<'_, PlacementView> {
+        let lan = req.lan.unwrap_or_default();
+        let view = PlacementView {
+            lans: vec![lan.clone()],
+            moves: vec![],
+            stays: vec![],
+            asked: 0,
+            answered: 0,
+            elapsed_ms: 0,
+        };
+        by(&lan, view)
     }
     fn lan_capture(&self, name: String, req: CaptureRequest) -> Answer<'_, Capture> {
         let mut file = Vec::new();
@@ -415,6 +343,9 @@ impl Service for Scripted {
                 guest: req.guest,
                 mac: None,
                 note: "every guest".into(),
+                owner_serial: Some(7),
+                owner_set: Some(1),
+                warnings: vec![],
                 allow_monitor: false,
                 free: req.unset,
                 settings: req
@@ -423,7 +354,7 @@ impl Service for Scripted {
                     .map(|(key, value)| PolicyRow {
                         key,
                         value,
-                        said_by: PolicyOrigin::Lan,
+                        said_by: PolicyOrigin::Node,
                         meaning: "a meaning".into(),
                         softether: "-".into(),
                     })
@@ -450,6 +381,30 @@ impl Service for Scripted {
             },
         )
     }
+    fn query(&self, req: node::api::QueryRequest, progress: Progress) -> Answer<'_, node::api::QueryView> {
+        Box::pin(async move {
+            let row = vec![req.sql.into(), 7.into()];
+            let columns = vec!["sql".to_owned(), "n".to_owned()];
+            if req.follow {
+                let line = node::api::ChangeLine {
+                    columns: columns.clone(),
+                    added: vec![row.clone()],
+                    ..Default::default()
+                };
+                progress.tell(node::api::Line::Change(line)).await;
+            }
+            Ok(node::api::QueryView {
+                columns,
+                rows: vec![row],
+                asked: 3,
+                answered: 2,
+                coverage: 0.5,
+                approximate: true,
+                ..Default::default()
+            })
+        })
+    }
+
     fn hosts(&self) -> Answer<'_, HostsView> {
         by(
             "",
@@ -520,6 +475,56 @@ impl Service for Scripted {
             },
         )
     }
+    fn image_mount(&self, image: String, req: ImageMount, _: Progress) -> Answer<'_, MountRow> {
+        by(&image, mount_row(&req.dir))
+    }
+    fn image_umount(&self, req: ImageUmount) -> Answer<'_, MountRow> {
+        by("", mount_row(&req.dir))
+    }
+    fn image_mounts(&self) -> Answer<'_, Vec<MountRow>> {
+        by("", vec![mount_row("/mnt/tools")])
+    }
+    fn image_publish(&self, guest: String, req: ImagePublish, _: Progress) -> Answer<'_, PublishResult> {
+        let result = PublishResult {
+            id: IMAGE.into(),
+            name: format!("{}:latest", req.name),
+            parent: IMAGE.into(),
+            changed_pieces: 3,
+            new_pieces: 2,
+            new_bytes: 60_000,
+            elapsed_ms: 20,
+        };
+        by(&guest, result)
+    }
+    fn image_export(&self, image: String, req: ImageExport, _: Progress) -> Answer<'_, ExportResult> {
+        let result = ExportResult {
+            id: IMAGE.into(),
+            file: req.file,
+            bytes: 1 << 20,
+            elapsed_ms: 20,
+        };
+        by(&image, result)
+    }
+    fn image_gc(&self, _: ImageGc) -> Answer<'_, GcResult> {
+        let result = GcResult {
+            freed_bytes: 0,
+            pieces: 0,
+            held_bytes: 1 << 20,
+            reached: true,
+            thinned: vec![],
+        };
+        by("", result)
+    }
+    fn image_archive(&self, image: String, req: ImageArchive, _: Progress) -> Answer<'_, ArchiveResult> {
+        let result = ArchiveResult {
+            id: IMAGE.into(),
+            folder: req.folder,
+            pieces: 5,
+            written_bytes: 300_000,
+            freed_bytes: 300_000,
+        };
+        by(&image, result)
+    }
     fn image_pull(&self, image: String, req: ImagePull, _: Progress) -> Answer<'_, PullResult> {
         let pieces = req.part.map_or(800, |p| 800 / p.n);
         let result = PullResult {
@@ -539,6 +544,38 @@ impl Service for Scripted {
     }
     fn guests(&self) -> Answer<'_, Vec<GuestRow>> {
         by("", vec![guest("web")])
+    }
+    fn policy_check(&self, req: PolicyRequest) -> Answer<'_, PolicyReport> {
+        let report = PolicyReport {
+            preset: None,
+            rules: 0,
+            warnings: vec![],
+            cores: 2,
+            memory_bytes: 4 << 30,
+            spans: vec![span()],
+            stored: req.store,
+        };
+        by(req.text.as_deref().unwrap_or_default(), report)
+    }
+    fn policy_explain(&self) -> Answer<'_, PolicyView> {
+        let view = PolicyView {
+            on: true,
+            preset: None,
+            now: span(),
+            rules: vec![],
+            readings: BTreeMap::new(),
+            guests: vec![],
+            enforcers: vec![],
+            month_bytes: 0,
+            month_limit_bytes: None,
+        };
+        by("", view)
+    }
+    fn usage(&self, req: UsageRequest) -> Answer<'_, Vec<UsageRow>> {
+        by(req.guest.as_deref().unwrap_or_default(), vec![])
+    }
+    fn guest_set(&self, guest: String, _: SetRequest) -> Answer<'_, GuestView> {
+        self.guest_info(guest)
     }
     fn guest_info(&self, name: String) -> Answer<'_, GuestView> {
         let view = GuestView {
@@ -570,8 +607,63 @@ impl Service for Scripted {
             },
         )
     }
-    fn guest_rm(&self, name: String) -> Answer<'_, GuestRemoved> {
-        by(&name.clone(), GuestRemoved { id: GUEST.into(), name })
+    fn guest_rm(&self, name: String, forget: bool) -> Answer<'_, GuestRemoved> {
+        let removed = GuestRemoved {
+            id: GUEST.into(),
+            name: name.clone(),
+            forgotten: forget,
+        };
+        by(&name, removed)
+    }
+    fn guest_life(&self, name: String, req: LifeRequest, _: Progress) -> Answer<'_, LifeView> {
+        let view = LifeView {
+            id: GUEST.into(),
+            name: name.clone(),
+            state: if req.act == LifeAct::Pause { "paused" } else { "running" }.into(),
+            note: None,
+            took_ms: 40,
+        };
+        by(&name, view)
+    }
+    fn guest_move(&self, name: String, _: MoveRequest, p: Progress) -> Answer<'_, LifeView> {
+        let act = LifeAct::Restore;
+        self.guest_life(name, LifeRequest { act, snapshot: None }, p)
+    }
+    fn guest_snapshots(&self, name: String) -> Answer<'_, Vec<SnapshotRow>> {
+        by(&name, vec![])
+    }
+    fn guest_clone(&self, name: String, _: CloneRequest, _: Progress) -> Answer<'_, GuestView> {
+        self.guest_info(name)
+    }
+    fn guest_wait(&self, name: String, _: WaitRequest, _: Progress) -> Answer<'_, GuestView> {
+        self.guest_info(name)
+    }
+    fn guest_exec(&self, name: String, req: ExecRequest, _: Progress) -> Answer<'_, ExecView> {
+        let said = req.argv.join(" ");
+        let view = ExecView {
+            code: Some(if said == "false" { 3 } else { 0 }),
+            signal: None,
+            stdout: said.clone(),
+            stderr: String::new(),
+            stdout_base64: data_encoding::BASE64.encode(said.as_bytes()),
+            stderr_base64: String::new(),
+            truncated: false,
+        };
+        by(&name, view)
+    }
+    fn guest_read(&self, name: String, req: FileRead) -> Answer<'_, FilePart> {
+        let part = FilePart {
+            data_base64: data_encoding::BASE64.encode(req.path.as_bytes()),
+            end: true,
+        };
+        by(&name, part)
+    }
+    fn guest_write(&self, name: String, req: FileWrite) -> Answer<'_, FileWritten> {
+        let bytes = data_encoding::BASE64.decode(req.data_base64.as_bytes()).unwrap().len() as u64;
+        by(&name, FileWritten { bytes })
+    }
+    fn display(&self, name: String) -> Answer<'_, Box<dyn ConsoleStream>> {
+        self.console(name)
     }
     fn guest_logs(&self, name: String, max_bytes: u64) -> Answer<'_, GuestLogs> {
         let console = format!("max {max_bytes}\r\n\x1b[31mlogin:\x1b]0;owned\x07");

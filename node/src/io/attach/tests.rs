@@ -87,6 +87,15 @@ fn build() {
 
 /// What a person would compare: everything but the seconds that went by.
 fn picture() -> String {
+    // Without DAD too an address is tentative until a worker of the kernel's has looked at it.
+    let settled = (0..500).any(|_| {
+        let settled = !ip("-6 addr show").contains("tentative");
+        if !settled {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        settled
+    });
+    assert!(settled, "addresses stay tentative");
     let all = ["-d addr show dev e0", "addr show dev x0", "-4 route show table all"];
     let mut text: String = all.iter().map(|a| ip(a)).collect();
     // Routes to one IPv6 prefix by several interfaces stand in the order in which those got their addresses.

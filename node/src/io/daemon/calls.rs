@@ -1,13 +1,13 @@
-//! The user's side of `/lanline/guest/1` and `/lanline/console/1`: asking another node about guests.
+//! The user's side of `/lanline/guest/2` and `/lanline/console/1`: asking another node about guests.
 
-use super::{Daemon, framed};
+use super::{Daemon, console::Screen, framed};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use wire::{
     Fault, FaultKind, NodeId,
     guest::{
-        CONSOLE_PROTOCOL, ConsoleOpen, ConsoleReply, GUEST_PROTOCOL, GuestCall, GuestResult, GuestUpdate,
-        MAX_CONSOLE_BYTES, MAX_UPDATE_BYTES,
+        ConsoleOpen, ConsoleReply, GUEST_PROTOCOL, GuestCall, GuestResult, GuestUpdate, MAX_CONSOLE_BYTES,
+        MAX_UPDATE_BYTES,
     },
 };
 
@@ -86,19 +86,20 @@ impl Daemon {
         Err(Fault::new(FaultKind::Failed, "the call ended without an answer"))
     }
 
-    /// Opens a guest's console at `host`; the stream carries its history first, then the live console.
+    /// Opens a guest's console or display at `host`; a console's stream carries its history first.
     pub(super) async fn call_console(
         &self,
         host: NodeId,
         open: &ConsoleOpen,
+        screen: Screen,
     ) -> Result<Box<dyn crate::api::ConsoleStream>, CallEnd> {
         let broken = |e: &dyn std::fmt::Display| CallEnd::Broken(e.to_string());
         if host == self.me {
-            return self.console_here(self.me, open).await.map_err(CallEnd::Fault);
+            return self.screen_here(self.me, open, screen).await.map_err(CallEnd::Fault);
         }
         let mut stream = self
             .overlay
-            .open_stream(host, CONSOLE_PROTOCOL)
+            .open_stream(host, screen.protocol())
             .await
             .map_err(|e| broken(&e))?;
         framed::write(&mut stream, open).await.map_err(|e| broken(&e))?;

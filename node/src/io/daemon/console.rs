@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use wire::{
     Fault, FaultKind, NodeId,
     grant::Right,
-    guest::{CONSOLE_PROTOCOL, ConsoleOpen, ConsoleReply, MAX_CONSOLE_BYTES},
+    guest::{CONSOLE_PROTOCOL, ConsoleOpen, ConsoleReply, DISPLAY_PROTOCOL, MAX_CONSOLE_BYTES},
 };
 
 /// Bytes between a guest's console and its viewer: a screen of 200 by 50 with colours is 40 KiB.
@@ -28,10 +28,28 @@ const OPEN_WAIT: Duration = Duration::from_secs(10);
 /// Most bytes of typing that are passed on at once.
 const TYPED: usize = 4 << 10;
 
+/// What of a guest is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Screen {
+    /// Its serial line.
+    Console,
+    /// Its graphics card, as VNC.
+    Display,
+}
+
+impl Screen {
+    pub(super) fn protocol(self) -> &'static str {
+        match self {
+            Self::Console => CONSOLE_PROTOCOL,
+            Self::Display => DISPLAY_PROTOCOL,
+        }
+    }
+}
+
 impl Daemon {
-    /// Answers `/lanline/console/1` until the node ends.
-    pub(super) async fn serve_consoles(self: Arc<Self>) {
-        let mut streams = self.overlay.accept(CONSOLE_PROTOCOL);
+    /// Answers `/lanline/console/1` or `/lanline/display/1` until the node ends.
+    pub(super) async fn serve_consoles(self: Arc<Self>, screen: Screen) {
+        let mut streams = self.overlay.accept(screen.protocol());
         let slots = Slots::new(MAX_CONSOLES, MAX_CONSOLES_EACH);
         while let Some((peer, stream)) = streams.recv().await {
             let Some(slot) = slots.take(peer) else {
@@ -40,7 +58,7 @@ impl Daemon {
             };
             let daemon = self.clone();
             tokio::spawn(async move {
-                if let Err(e) = daemon.serve_console(peer, stream).await {
+                if let Err(e) = daemon.serve_console(peer, stream, screen).await {
                     tracing::debug!(%peer, error = %e, "console ended");
                 }
                 drop(slot);
@@ -48,13 +66,13 @@ impl Daemon {
         }
     }
 
-    async fn serve_console(&self, peer: NodeId, stream: overlay::io::Stream) -> io::Result<()> {
+    async fn serve_console(&self, peer: NodeId, stream: overlay::io::Stream, screen: Screen) -> io::Result<()> {
         let mut reader = framed::Reader::new(stream, MAX_CONSOLE_BYTES);
         let open = tokio::time::timeout(OPEN_WAIT, reader.next::<ConsoleOpen>()).await??;
         let open = open.ok_or(io::ErrorKind::UnexpectedEof)?;
         let (stream, early) = reader.into_parts();
         let mut far = Prefixed::new(early.freeze(), stream);
-        match self.console_here(peer, &open).await {
+        match self.screen_here(peer, &open, screen).await {
             Err(fault) => framed::write(&mut far, &ConsoleReply::Fault(fault)).await,
             Ok(mut near) => {
                 framed::write(&mut far, &ConsoleReply::Open).await?;
@@ -63,15 +81,27 @@ impl Daemon {
         }
     }
 
-    /// The console of a guest here, for its owner or this machine's.
-    pub(super) async fn console_here(
+    /// The console or display of a guest here, for its owner or this machine's.
+    pub(super) async fn screen_here(
         &self,
         from: NodeId,
         open: &ConsoleOpen,
+        screen: Screen,
     ) -> Result<Box<dyn crate::api::ConsoleStream>, Fault> {
         let view = self.own_guest(from, open.guest)?;
+        if from != self.me && !self.owner.allows_console() {
+            return Err(Fault::new(
+                FaultKind::Refused,
+                format!("{}'s owner lets nobody open consoles there", self.name),
+            )
+            .next(format!("read what it printed: lanline logs {}", view.name)));
+        }
         if from != self.me {
             self.check_grant(from, open.token.as_deref(), &Ask::plain(Right::Console))?;
+        }
+        if screen == Screen::Display {
+            let display = self.guests.open_display(view.id).await.map_err(|e| Fault::from(&e))?;
+            return Ok(Box::new(display));
         }
         let console = self.guests.attach_console(view.id).ok_or_else(|| {
             Fault::new(FaultKind::NoMatch, format!("guest {} has no console", view.name))

@@ -20,9 +20,10 @@ pub(super) fn image_row(i: &ImageInfo) -> api::ImageRow {
 pub(super) fn import_progress(p: &ImportProgress) -> api::ProgressLine {
     api::ProgressLine {
         what: match p.stage {
-            Stage::Convert => "converting from qcow2",
+            Stage::Convert => "converting to raw",
             Stage::Hash => "hashing and storing",
             Stage::Verify => "verifying",
+            Stage::Export => "writing",
         }
         .into(),
         done: p.done,
@@ -57,6 +58,28 @@ pub(super) fn pull_line(what: &str, p: &ImageProgress) -> api::ProgressLine {
     }
 }
 
+pub(super) fn nat(n: &overlay::nat::NatReport) -> api::NatView {
+    use overlay::nat::NatKind as K;
+    let kind = match n.kind {
+        K::Unknown => "unknown",
+        K::None { .. } => "none",
+        K::Cone { .. } => "cone",
+        K::SymmetricEasy { .. } => "symmetric-easy",
+        K::Symmetric => "symmetric",
+        K::UdpBlocked => "udp-blocked",
+        K::NoIpv4 => "no-ipv4",
+    };
+    api::NatView {
+        kind: kind.into(),
+        double: n.double,
+        says: n.says.clone(),
+        because: n.because.clone(),
+        mapping: n.mapping.clone(),
+        advice: n.advice.clone(),
+    }
+}
+
+/// How bytes reach a peer.
 pub(super) fn path(kind: PathKind) -> api::PathView {
     match kind {
         PathKind::Direct => api::PathView::Direct,

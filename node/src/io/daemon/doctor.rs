@@ -5,6 +5,8 @@ use crate::api::{Check, DoctorReport, Verdict};
 use std::{fs, path::Path};
 use vm::io::HostCaps;
 
+/// Members whose way is told in full.
+const SHOWN_PATHS: usize = 4;
 /// Receive buffer that the frame plane wants, bytes: 8 MiB hold 50 ms at 1.3 Gb/s.
 const WANTED_RMEM: u64 = 8 << 20;
 
@@ -25,6 +27,7 @@ impl Daemon {
             .await
             .unwrap_or_default();
         checks.push(disk_check(&self.dir));
+        checks.push(enforcer_check(&self.owner.found()));
         checks.extend(self.network_checks().await);
         checks.extend(self.reach_checks().await);
         DoctorReport { checks }
@@ -61,7 +64,13 @@ impl Daemon {
                 "reachable",
                 Verdict::Warn,
                 net.reachability.clone(),
-                Some("forward this node's UDP port on the router, or rely on hole punching and members that relay"),
+                // What helps depends on the router: the check of that says it.
+                Some(match net.nat.advice {
+                    Some(_) => "see `nat` below",
+                    None => {
+                        "forward this node's UDP port on the router, or rely on hole punching and members that relay"
+                    }
+                }),
             ),
             _ => check(
                 "reachable",
@@ -70,6 +79,9 @@ impl Daemon {
                 None,
             ),
         });
+        out.push(relay_check(&self.relay_view()));
+        out.push(nat_check(&net.nat));
+        out.extend(self.path_check().await);
         let members = self.member_ids();
         let connected = peers.iter().filter(|p| members.contains(&p.id)).count();
         out.push(check(
@@ -86,14 +98,54 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// How frames reach the members that are linked; those that take no direct way by name.
+    async fn path_check(&self) -> Option<Check> {
+        let links = self.tunnel.links().await;
+        let why = self.why_paths().await;
+        let direct = |p: &wire::link::PathInfo| p.kind == wire::link::PathKind::Direct;
+        let bad: Vec<String> = links
+            .iter()
+            .filter(|(_, p)| !direct(p))
+            .filter_map(|(n, _)| {
+                let name = self.name_of(*n).unwrap_or_else(|| n.short());
+                Some(format!("{name}: {}", why.get(n)?.text))
+            })
+            .collect();
+        let better: Vec<&str> = why.values().filter_map(|w| w.better.as_deref()).collect();
+        let all = links.len();
+        (all > 0).then(|| {
+            let found = format!("frames go directly to {} of {all} member(s)", all - bad.len());
+            let found = [vec![found], bad.iter().take(SHOWN_PATHS).cloned().collect()]
+                .concat()
+                .join("; ");
+            let verdict = if bad.is_empty() { Verdict::Ok } else { Verdict::Warn };
+            check("paths", verdict, found, better.first().copied())
+        })
+    }
+}
+
+fn relay_check(r: &crate::api::RelayView) -> Check {
+    let said = crate::render::relay_words(r);
+    match r.month_bytes >= r.month_limit_bytes && r.lend != "off" {
+        true => check(
+            "relaying",
+            Verdict::Warn,
+            said,
+            Some("members that need a relay must find another; a larger relay.gb-month in lanline.toml lends more"),
+        ),
+        false => check("relaying", Verdict::Ok, said, None),
+    }
+}
+
+fn nat_check(nat: &overlay::nat::NatReport) -> Check {
+    let verdict = if nat.is_bad() { Verdict::Warn } else { Verdict::Ok };
+    let found = format!("{}: {}; {}", nat.says, nat.because, nat.mapping);
+    check("nat", verdict, found, nat.advice.as_deref())
+}
+
 fn machine_checks(caps: &HostCaps) -> Vec<Check> {
-    vec![
-        tap_check(),
-        qemu_check(caps),
-        accel_check(caps),
-        buffer_check(),
-        cgroup_check(),
-    ]
+    vec![tap_check(), qemu_check(caps), accel_check(caps), buffer_check()]
 }
 
 fn tap_check() -> Check {
@@ -155,19 +207,22 @@ fn buffer_check() -> Check {
     }
 }
 
-fn cgroup_check() -> Check {
-    let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    let v1 = Path::new("/sys/fs/cgroup/cpu").exists();
-    let found = match (v2, v1) {
-        (true, _) => "version 2",
-        (_, true) => "version 1",
-        _ => "none",
-    };
+/// What holds guests to the owner's policy here, and why not something better.
+fn enforcer_check(found: &vm::enforce::Found) -> Check {
+    let rows = super::owner::enforcers(found);
+    let have: Vec<&str> = rows.iter().filter(|r| r.granted).map(|r| r.name.as_str()).collect();
+    let lack = rows
+        .iter()
+        .filter_map(|r| Some(format!("{} is not to be had: it {}", r.name, r.why.as_ref()?)));
+    let best = vm::enforce::choose(found, vm::policy::EnforcerChoice::Auto, false).backend;
+    let mut said = vec![format!("guests are held by {best}; to be had: {}", have.join(", "))];
+    said.extend(lack);
+    let poor = best == vm::enforce::Backend::Sigstop;
     check(
-        "cgroup",
-        if v1 || v2 { Verdict::Ok } else { Verdict::Warn },
-        found,
-        None,
+        "enforcer",
+        if poor { Verdict::Warn } else { Verdict::Ok },
+        said.join("; "),
+        poor.then_some("start the node as a systemd service with Delegate=yes, or as root; SIGSTOP holds guests too, but knows no weights"),
     )
 }
 

@@ -55,9 +55,19 @@ pub(super) fn import(e: ::images::io::ImportError) -> Fault {
     match e {
         E::Store(e) => store(e),
         E::NoConverter => Fault::new(FaultKind::Missing, e.to_string()).next("apt-get install qemu-utils"),
+        E::Oci(::images::oci::OciError::NoTool) => {
+            Fault::new(FaultKind::Missing, e.to_string()).next("apt-get install e2fsprogs")
+        }
         E::Source { .. } => Fault::new(FaultKind::Failed, e.to_string())
             .next("the node reads the file with its own rights: make it readable for the user that runs the node"),
-        E::Unfit { .. } | E::Qcow2(_) | E::Manifest(_) | E::Convert(_) | E::Converter(_) => failed(&e),
+        E::Unfit { .. }
+        | E::Qcow2(_)
+        | E::Format(_)
+        | E::Manifest(_)
+        | E::Convert(_)
+        | E::Delta(_)
+        | E::Oci(_)
+        | E::Converter(..) => failed(&e),
     }
 }
 

@@ -83,6 +83,7 @@ impl Daemon {
             .rows
             .into_iter()
             .filter_map(|row| {
+                let rtt = row.nearness();
                 let Body::Host(offer) = row.advert.body else {
                     return None;
                 };
@@ -95,7 +96,7 @@ impl Daemon {
                     id: row.advert.node,
                     name: name.unwrap_or_else(|| row.advert.node.short()),
                     offer: Some(offer),
-                    rtt: row.rtt,
+                    rtt,
                     age: row.age,
                 })
             })
@@ -116,7 +117,7 @@ impl Daemon {
     }
 
     /// One question to the index. Where it cannot be asked, the answer is empty and incomplete, and the log says why.
-    async fn ask_index(&self, namespace: Namespace, within: Duration) -> Answer {
+    pub(super) async fn ask_index(&self, namespace: Namespace, within: Duration) -> Answer {
         self.discovery
             .find(Query::all(namespace), within)
             .await
@@ -128,6 +129,8 @@ impl Daemon {
                     answered: 0,
                     complete: false,
                     estimated_total: 0,
+                    coverage: 0.0,
+                    keys: Vec::new(),
                     oldest_age: None,
                     took: Duration::ZERO,
                 }

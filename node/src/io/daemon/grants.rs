@@ -112,6 +112,7 @@ impl Daemon {
                 disk: ByteSize(0),
             };
             self.check_grant(from, token, &ask)?;
+            self.policy_admits(from, spec.image, spec.memory)?;
         }
         self.check_lan(from, spec)
     }
@@ -164,11 +165,21 @@ impl Daemon {
                         .next("apt-get install qemu-system-x86 qemu-utils; then start the node again"),
                 );
             }
+            if let Some(text) = &req.policy {
+                self.put_policy(text)?;
+            }
+            let default = || {
+                (
+                    u32::from(self.caps.cores).saturating_sub(1).max(1),
+                    ByteSize(self.caps.memory.0 / 2),
+                )
+            };
+            let (cpus, memory) = self.policy_room().unwrap_or_else(default);
             let offer = Offer {
-                cpus: req
-                    .cpus
-                    .unwrap_or_else(|| u32::from(self.caps.cores).saturating_sub(1).max(1)),
-                memory: req.memory_bytes.map_or(ByteSize(self.caps.memory.0 / 2), ByteSize),
+                cpus: req.cpus.unwrap_or(cpus),
+                memory: req
+                    .memory_bytes
+                    .map_or(ByteSize(memory.0.min(self.caps.memory.0)), ByteSize),
                 max_vms: OFFER_VMS,
             };
             if offer.cpus == 0 || offer.memory.0 == 0 {

@@ -1,7 +1,7 @@
 //! Multicast groups beside the MAC plane: what this node listens to, told to members, and what they tell.
 //!
-//! A node tells its whole set each time, so that the newest message is the truth and a lost one heals with the next
-//! refresh. A member that was told nothing sends every group.
+//! A node tells its whole set each time, so that the newest message is the truth and a lost one shows in what this
+//! node's claims add up to (docs/adr/0026). A member that was told nothing sends every group.
 
 use super::{Daemon, lock};
 use std::{
@@ -16,7 +16,7 @@ use wire::{LanId, NodeId, Signed, UnixMillis, codec, frame::GroupUpdate};
 const GROUP_PROTOCOL: &str = "/lanline/groups/1";
 /// How long one update may take.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// Pause before the set of that moment is sent again, and how often; then the switch's own refresh is soon enough.
+/// Pause before the set of that moment is sent again, and how often; then the member finds that it misses something.
 const RETRY: (Duration, u32) = (Duration::from_secs(1), 5);
 /// Largest signed update, bytes; see [`GroupUpdate`].
 const MAX_UPDATE: usize = 4 << 10;
@@ -77,14 +77,13 @@ impl Daemon {
     async fn send_groups(&self, peer: NodeId, lan: LanId) {
         for _ in 0..RETRY.1 {
             let (all, groups) = self.tunnel.local_groups(&lan).await;
-            let (can_mtu, lan_mtu) = self.own_mtu(&lan).await;
+            let can_mtu = self.own_mtu(&lan).await;
             let update = GroupUpdate {
                 lan: lan.digest(),
                 node: self.me,
                 all,
                 groups,
                 can_mtu,
-                lan_mtu,
                 issued: lock(&self.links).groups.issue(),
             };
             let Err(why) = self.send_groups_once(peer, &update).await else {
@@ -146,9 +145,7 @@ impl Daemon {
         if !lock(&self.links).groups.is_newest(peer, &update) {
             return Err("overtaken by one that was sent later");
         }
-        let news = lock(&self.links)
-            .mtus
-            .hear(peer, update.lan, update.can_mtu, update.lan_mtu);
+        let news = lock(&self.links).mtus.hear(peer, update.lan, update.can_mtu);
         self.tunnel.apply_groups(&lan, peer, update.all, update.groups).await;
         if news {
             self.settle_mtu(&lan).await;

@@ -1,9 +1,9 @@
-//! The lending side of `/lanline/guest/1`: every call of a peer about guests on this machine.
+//! The lending side of `/lanline/guest/2`: every call of a peer about guests on this machine.
 //!
 //! A guest is written down before anything is done for it. A caller that vanishes stops nothing: the work goes on, and
 //! the same call, made again, finds the guest and follows it. Paper: §2.2, §4.
 
-use super::{Daemon, framed, slots::Slots};
+use super::{Daemon, framed, images::PullJob, slots::Slots};
 use std::{sync::Arc, time::Duration, time::Instant};
 use tokio::sync::mpsc;
 use vm::{io::StopMode, spec::GuestSpec};
@@ -11,8 +11,9 @@ use wire::{
     Fault, FaultKind, GuestId, MacAddr, NodeId,
     guest::{
         FetchReport, GuestCall, GuestResult, GuestSpecV1, GuestState, GuestUpdate, GuestView, ImageProgress,
-        MAX_CALL_BYTES, MAX_LOG_BYTES, MAX_SOURCES, Step,
+        MAX_CALL_BYTES, MAX_LOG_BYTES, Step,
     },
+    settings::Setting,
 };
 
 /// Updates that wait for a slow caller; older progress is dropped, steps are not.
@@ -58,17 +59,30 @@ impl Teller {
             .await;
     }
 
+    async fn fetched(&self, report: FetchReport) {
+        // As with a step: a caller that has gone is no reason to stop.
+        let _ = self.tx.send(GuestUpdate::Fetched(report)).await;
+    }
+
     pub(super) fn progress(&self, p: ImageProgress) {
         let _ = self.tx.try_send(GuestUpdate::Progress(p));
     }
 
-    fn waiting(&self, what: &str) {
+    pub(super) fn waiting(&self, what: &str) {
         let _ = self.tx.try_send(GuestUpdate::Waiting { what: what.into() });
     }
 }
 
+/// How a new guest begins.
+enum Begin {
+    /// With a boot, and perhaps a document for cloud-init.
+    Cold(Option<Vec<u8>>),
+    /// With the memory of its image.
+    Warm,
+}
+
 impl Daemon {
-    /// Answers `/lanline/guest/1` until the node ends.
+    /// Answers `/lanline/guest/2` until the node ends.
     pub(super) async fn serve_guest_calls(self: Arc<Self>) {
         let mut streams = self.overlay.accept(wire::guest::GUEST_PROTOCOL);
         let slots = Slots::new(MAX_CALLS, MAX_CALLS_EACH);
@@ -144,8 +158,35 @@ impl Daemon {
         teller: &Teller,
     ) -> Result<GuestResult, Fault> {
         Ok(match call {
-            GuestCall::Start { id, spec, token } => {
-                let view = self.start_call(from, id, *spec, token.as_deref(), teller).await?;
+            GuestCall::Start {
+                id,
+                spec,
+                token,
+                net_policy,
+            } => {
+                let asked = (*spec, net_policy, Begin::Cold(None));
+                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
+                GuestResult::Guest(Box::new(view))
+            }
+            GuestCall::StartSeeded {
+                id,
+                spec,
+                token,
+                net_policy,
+                user_data,
+            } => {
+                let asked = (*spec, net_policy, Begin::Cold(Some(user_data)));
+                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
+                GuestResult::Guest(Box::new(view))
+            }
+            GuestCall::StartWarm {
+                id,
+                spec,
+                token,
+                net_policy,
+            } => {
+                let asked = (*spec, net_policy, Begin::Warm);
+                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
                 GuestResult::Guest(Box::new(view))
             }
             GuestCall::Restart { guest } => {
@@ -170,11 +211,56 @@ impl Daemon {
                 }
                 GuestResult::Removed
             }
+            GuestCall::Set { guest, change } => {
+                let view = self.own_guest(from, guest)?;
+                self.set_guest(&view, &change)?;
+                GuestResult::Guest(Box::new(self.own_guest(from, guest)?))
+            }
             GuestCall::Logs { guest, max_bytes } => {
                 self.own_guest(from, guest)?;
                 let cap = (max_bytes as usize).min(MAX_LOG_BYTES);
                 GuestResult::Logs(self.guests.logs(guest, cap).ok_or_else(gone)?)
             }
+            other => self.answer_life(from, other, teller).await?,
+        })
+    }
+
+    /// The rest of a guest's life.
+    async fn answer_life(
+        self: &Arc<Self>,
+        from: NodeId,
+        call: GuestCall,
+        teller: &Teller,
+    ) -> Result<GuestResult, Fault> {
+        Ok(match call {
+            GuestCall::Life { guest, verb } => {
+                self.own_guest(from, guest)?;
+                self.life_call(guest, verb, teller).await?;
+                GuestResult::Guest(Box::new(self.own_guest(from, guest)?))
+            }
+            GuestCall::Snapshots { guest } => {
+                self.own_guest(from, guest)?;
+                GuestResult::Snapshots(self.snapshots_call(guest).await?)
+            }
+            GuestCall::Clone { guest, id, name, token } => {
+                self.own_guest(from, guest)?;
+                self.clone_call(from, guest, (id, name), token.as_deref(), teller)
+                    .await?;
+                GuestResult::Guest(Box::new(self.own_guest(from, id)?))
+            }
+            GuestCall::Move { guest, step } => {
+                GuestResult::Guest(Box::new(self.move_call(from, guest, step, teller).await?))
+            }
+            GuestCall::Wait {
+                guest,
+                until,
+                timeout_ms,
+            } => GuestResult::Guest(Box::new(self.wait_call(from, guest, until, timeout_ms, teller).await?)),
+            GuestCall::Agent { guest, token, ask } => {
+                self.own_guest(from, guest)?;
+                GuestResult::Agent(self.agent_call(from, guest, token.as_deref(), ask).await?)
+            }
+            _ => return Err(Fault::new(FaultKind::Usage, "the call is not known here")),
         })
     }
 
@@ -197,7 +283,7 @@ impl Daemon {
         self: &Arc<Self>,
         from: NodeId,
         id: GuestId,
-        spec: GuestSpecV1,
+        (spec, net_policy, begin): (GuestSpecV1, Vec<Setting>, Begin),
         token: Option<&[u8]>,
         teller: &Teller,
     ) -> Result<GuestView, Fault> {
@@ -207,65 +293,125 @@ impl Daemon {
             let _admission = self.admitting.lock().await;
             if self.guests.info(id).is_none() {
                 self.authorise_start(from, &spec, token)?;
+                self.take_wish(id, spec.lan.as_ref(), &net_policy)?;
                 let spec = GuestSpec::from_wire(id, from, mac_of(id), spec)
                     .map_err(|e| Fault::new(FaultKind::Usage, e.to_string()))?;
-                self.guests.create(spec).await.map_err(|e| Fault::from(&e))?;
+                if let Err(e) = self.guests.create(spec).await {
+                    self.forget_policy(id)?;
+                    return Err(Fault::from(&e));
+                }
+                let begun = match begin {
+                    Begin::Cold(None) => Ok(()),
+                    Begin::Cold(Some(user_data)) => self.guests.set_seed(id, user_data).await,
+                    Begin::Warm => self.guests.want_warm(id).await,
+                };
+                begun.map_err(|e| Fault::from(&e))?;
             }
         }
         self.own_guest(from, id)?;
         teller.step(Step::Admitted, "").await;
-        if let Err(f) = self.bring_up(id, &hints, teller).await {
-            if fresh {
-                self.remove_guest(id).await?;
+        let job = match self.bring_up(id, &hints, teller).await {
+            Ok(job) => job,
+            Err(f) => {
+                if fresh {
+                    self.remove_guest(id).await?;
+                }
+                return Err(f);
             }
-            return Err(f);
-        }
+        };
         self.wait_for_address(id, teller).await?;
-        self.own_guest(from, id)
+        let view = self.own_guest(from, id)?;
+        if let Some(job) = job {
+            teller.fetched(self.fetched(view.image, &job)).await;
+        }
+        Ok(view)
     }
 
-    /// Takes a guest from wherever it is to running: image, disk, hypervisor, port. Each step may be repeated.
+    /// Keeps the port policy that a start asks for, before there is a port.
+    fn take_wish(&self, id: GuestId, lan: Option<&wire::LanId>, wish: &[Setting]) -> Result<(), Fault> {
+        match lan {
+            _ if wish.is_empty() => Ok(()),
+            Some(lan) => self.ask_policy(lan, id, wish),
+            None => Err(
+                Fault::new(FaultKind::Usage, "a guest without a LAN has no port and no port policy")
+                    .next("leave out --net-policy, or name a LAN: --lan NAME"),
+            ),
+        }
+    }
+
+    /// Takes a guest from wherever it is to running: image, disk, hypervisor, port. Each step may be repeated. The
+    /// answer: the job that fetches the rest of its image, if that is not here.
     pub(super) async fn bring_up(
         self: &Arc<Self>,
         id: GuestId,
         hints: &[NodeId],
         teller: &Teller,
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<PullJob>, Fault> {
         let turn = self.turn_of(id)?;
         let _turn = turn.lock().await;
         let view = self.guests.info(id).ok_or_else(gone)?;
         if matches!(view.state, GuestState::Running | GuestState::Paused) {
             teller.step(Step::Running, "it runs already").await;
-            return Ok(());
+            return Ok(None);
         }
+        let warm = self.guests.is_warm(id).await.map_err(|e| Fault::from(&e))?;
+        let rebooting = self.is_rebooting(id).await;
+        let mut job = None;
         if self.store_info(view.image).await.is_none_or(|i| !i.complete) {
             teller.step(Step::Fetching, "").await;
             let t = teller.clone();
-            let report = self
-                .ensure_image(view.image, hints, None, move |p| t.progress(p))
-                .await?;
-            let mut from: Vec<_> = report.bytes_from.iter().map(|(n, b)| (*n, *b)).collect();
-            from.truncate(MAX_SOURCES);
-            let fetched = FetchReport {
-                bytes: report.bytes,
-                duplicate_bytes: report.duplicate_bytes,
-                from,
+            let first = if warm {
+                super::warm::FIRST
+            } else {
+                super::kernels::FIRST
             };
-            let _ = teller.tx.send(GuestUpdate::Fetched(fetched)).await;
+            let coming = self
+                .fetch_for_boot(view.image, hints, first, move |p| t.progress(p))
+                .await?;
+            if warm {
+                // While QEMU starts; what the guest waits for overtakes it.
+                self.store
+                    .want(view.image, ::images::io::Want::Next(wire::image::Part::Ram));
+            }
+            let report = self.fetched(view.image, &coming);
             let note = format!(
-                "{} from {} node(s)",
+                "{} from {} node(s), the rest comes while it runs",
                 wire::ByteSize(report.bytes),
-                report.bytes_from.len()
+                report.from.len()
             );
+            teller.fetched(report).await;
             teller.step(Step::Fetched, note).await;
+            job = Some(coming);
         }
+        let restored = view.state == GuestState::Hibernated || warm;
         teller.step(Step::Starting, self.caps.accel.to_string()).await;
-        self.ready_disk(id, view.image).await?;
+        let recording = ::images::io::Recording::begin();
+        if warm {
+            self.ready_seed(id, view.image).await?;
+        }
+        let later = self.ready_disk(id, view.image, warm, recording.clone()).await?;
+        if warm {
+            self.ready_memory(id, view.image, recording.clone()).await?;
+        }
+        if rebooting && !self.is_rebooting(id).await {
+            let what = "the guest was stopped before its kernel had come for its reboot";
+            return Err(Fault::new(FaultKind::Refused, what).next("start it: lanline start VM"));
+        }
         self.guests.start(id).await.map_err(|e| Fault::from(&e))?;
+        tokio::spawn(self.clone().learn_boot(id, view.image, recording));
         self.plug_in(id).await?;
-        teller.step(Step::Running, self.caps.accel.to_string()).await;
+        if restored {
+            self.correct_clock(id);
+        }
+        if warm && view.lan.is_some() {
+            self.look_for_address(id);
+        }
+        let without = if later { "; its kernel comes later" } else { "" };
+        teller
+            .step(Step::Running, format!("{}{without}", self.caps.accel))
+            .await;
         self.publish_soon();
-        Ok(())
+        Ok(job)
     }
 
     /// Puts a running guest's NIC on its LAN. Paper: §3.3, the second way: Ethernet over the mesh that launched it.
@@ -276,9 +422,11 @@ impl Daemon {
         let _turn = self.plugging.lock().await;
         self.pull_plug(id).await;
         let socket = self.guests.endpoints(id).ok_or_else(gone)?.nic;
+        let boot = self.guests.boot_of(id).await.map_err(|e| Fault::from(&e))?;
         let port = tunnel::io::GuestPort {
             guest: id,
             mac: view.mac,
+            inner: boot.and_then(|b| b.inner_mac),
             socket,
             policy: self.guest_rules(&lan, id, view.mac)?,
         };
@@ -290,6 +438,14 @@ impl Daemon {
     async fn wait_for_address(&self, id: GuestId, teller: &Teller) -> Result<(), Fault> {
         let mut changes = self.guest_changes.subscribe();
         let until = tokio::time::Instant::now() + FOLLOW;
+        let boot = self.guests.boot_of(id).await.map_err(|e| Fault::from(&e))?;
+        let for_what = match boot.and_then(|b| b.inner_mac) {
+            None => "waiting for the guest to ask your router for an address",
+            Some(_) => {
+                "waiting for the guest to ask your router anew: its cable was pulled; a DHCP client that does not mind \
+                 asks when half of its lease is over"
+            }
+        };
         loop {
             let view = self.guests.info(id).ok_or_else(gone)?;
             if view.lan.is_none() {
@@ -310,7 +466,7 @@ impl Daemon {
             if teller.tx.is_closed() {
                 return Ok(());
             }
-            teller.waiting("waiting for the guest to ask your router for an address");
+            teller.waiting(for_what);
             tokio::select! {
                 _ = changes.changed() => {}
                 _ = tokio::time::sleep(HEARTBEAT) => {}
@@ -378,7 +534,7 @@ fn gone() -> Fault {
 }
 
 /// A guest's Ethernet address follows from its id, so a restart anywhere keeps its lease.
-fn mac_of(id: GuestId) -> MacAddr {
+pub(super) fn mac_of(id: GuestId) -> MacAddr {
     let h = blake3::derive_key("lanline guest mac v1", &id.0);
     let [a, b, c, d, e, f, ..] = h;
     MacAddr::local_from(&[a, b, c, d, e, f])

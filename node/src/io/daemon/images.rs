@@ -3,7 +3,7 @@
 use super::{Daemon, faults, find, slots::Slots};
 use crate::api;
 use ::images::io::{
-    Connect, ImageInfo, ImportSpec, NbdExport, PeerHint, PeerStream, PullProgress, PullReport, PullSpec,
+    Connect, ImageInfo, ImportSpec, NbdExport, PeerHint, PeerStream, PullProgress, PullReport, PullSpec, Want,
 };
 use futures::FutureExt;
 use std::{
@@ -30,7 +30,7 @@ const MAX_SESSIONS: usize = 64;
 /// Of these, sessions of one peer: one for each image that it fetches at a time.
 const MAX_SESSIONS_EACH: usize = 16;
 /// How often a person or a caller is told how far a pull is.
-const TELL_EVERY: Duration = Duration::from_millis(200);
+pub(super) const TELL_EVERY: Duration = Duration::from_millis(200);
 
 /// Which pull: an image and the part of it.
 pub(super) type PullKey = (ImageId, Option<(u32, u32)>);
@@ -38,19 +38,57 @@ pub(super) type PullKey = (ImageId, Option<(u32, u32)>);
 /// A pull that runs, for everyone who wants the same.
 #[derive(Clone)]
 pub(super) struct PullJob {
+    /// It supplies guests that run, and ends only when the image is complete or no guest needs it.
+    supply: bool,
     progress: watch::Receiver<PullProgress>,
     done: watch::Receiver<Option<Result<PullReport, Fault>>>,
 }
 
+impl PullJob {
+    /// Its result, once it ended.
+    pub(super) async fn ended(&mut self) -> Result<PullReport, Fault> {
+        match self.done.wait_for(Option::is_some).await.map(|r| r.clone()) {
+            Ok(Some(result)) => result,
+            _ => Err(Fault::new(FaultKind::Failed, "the pull ended without an answer")),
+        }
+    }
+
+    /// What it fetched, once it ended.
+    pub(super) fn report(&self) -> Option<PullReport> {
+        self.done.borrow().clone()?.ok()
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self) -> ImageProgress {
+        super::convert::pull_progress(&self.progress.borrow())
+    }
+}
+
 pub(super) type Pulls = Mutex<BTreeMap<PullKey, PullJob>>;
 
-/// Opens piece streams for the swarm.
-struct Dialler(overlay::io::Overlay);
+/// Opens piece streams for the swarm of one image; to the archive, if it has one, as to a peer.
+pub(super) struct Dialler {
+    overlay: overlay::io::Overlay,
+    store: ::images::io::Store,
+    image: ImageId,
+    me: NodeId,
+}
 
 impl Connect for Dialler {
     fn connect(&self, peer: NodeId) -> ::images::io::BoxFuture<'static, std::io::Result<Box<dyn PeerStream>>> {
-        let overlay = self.0.clone();
+        let (overlay, store, image) = (self.overlay.clone(), self.store.clone(), self.image);
         async move {
+            if peer == ::images::io::archive_peer() {
+                let recalled = tokio::task::spawn_blocking({
+                    let runtime = tokio::runtime::Handle::current();
+                    move || {
+                        let _inside = runtime.enter();
+                        store.recall(image)
+                    }
+                });
+                let none = || std::io::Error::from(std::io::ErrorKind::NotFound);
+                return recalled.await.map_err(std::io::Error::other)??.ok_or_else(none);
+            }
             let s = overlay
                 .open_stream(peer, super::PIECE_PROTOCOL)
                 .await
@@ -58,6 +96,10 @@ impl Connect for Dialler {
             Ok(Box::new(s) as Box<dyn PeerStream>)
         }
         .boxed()
+    }
+
+    fn me(&self) -> Option<NodeId> {
+        Some(self.me)
     }
 }
 
@@ -79,6 +121,16 @@ impl Daemon {
             )
             .next("see what is here: lanline image ls; or fetch one: lanline image pull NAME")
         })
+    }
+
+    /// The way to peers that have an image.
+    pub(super) fn dialler(&self, image: ImageId) -> Dialler {
+        Dialler {
+            overlay: self.overlay.clone(),
+            store: self.store.clone(),
+            image,
+            me: self.me,
+        }
     }
 
     /// What the store has of an image.
@@ -107,6 +159,13 @@ impl Daemon {
     pub(super) async fn add_image(&self, req: api::ImageAdd, progress: api::Progress) -> Result<ImageId, Fault> {
         let name: Name = req.name.parse().map_err(faults::usage)?;
         let tag: Name = req.tag.as_deref().unwrap_or("latest").parse().map_err(faults::usage)?;
+        let parent = req
+            .parent
+            .as_deref()
+            .map(|p| self.local_image_or_fault(p))
+            .transpose()?;
+        let parents = parent.into_iter().collect();
+        let (named, tagged) = (name.clone(), tag.clone());
         let spec = ImportSpec {
             file: PathBuf::from(req.file),
             name,
@@ -114,6 +173,7 @@ impl Daemon {
             kernel: req.kernel.map(PathBuf::from),
             initrd: req.initrd.map(PathBuf::from),
             cmdline: req.cmdline,
+            parents,
         };
         let store = self.store.clone();
         let imported = tokio::task::spawn_blocking(move || {
@@ -129,6 +189,7 @@ impl Daemon {
             .await
             .map_err(|e| Fault::new(FaultKind::Failed, format!("the import was cut off: {e}")))?
             .map_err(faults::import)?;
+        self.sign_name(id, &named, &tagged).await;
         self.publish_image(id).await;
         Ok(id)
     }
@@ -141,8 +202,9 @@ impl Daemon {
         part: Option<(u32, u32)>,
         mut on: impl FnMut(ImageProgress) + Send,
     ) -> Result<PullReport, Fault> {
-        let mut job = self.pull_job(id, hints, part)?;
+        let mut job = self.pull_job(id, hints, part, false)?;
         let mut tick = tokio::time::interval(TELL_EVERY);
+        let (mut asked, mut news) = (false, (0, Instant::now()));
         loop {
             tokio::select! {
                 changed = job.done.changed() => {
@@ -156,12 +218,30 @@ impl Daemon {
                 _ = tick.tick() => {
                     let p = *job.progress.borrow();
                     on(super::convert::pull_progress(&p));
+                    // Guests run on it while it comes; now all of it is wanted.
+                    asked |= job.supply && self.store.want(id, Want::Whole);
+                    if news.0 != p.pieces_have {
+                        news = (p.pieces_have, Instant::now());
+                    } else if job.supply && news.1.elapsed() > ::images::defaults::PATIENCE && asked {
+                        return Err(Fault::new(
+                            FaultKind::Failed,
+                            "no peer has delivered a piece for too long; guests run on the image, so it is still waited for",
+                        )
+                        .next("see who has it: lanline image show"));
+                    }
                 }
             }
         }
     }
 
-    fn pull_job(self: &Arc<Self>, id: ImageId, hints: &[NodeId], part: Option<(u32, u32)>) -> Result<PullJob, Fault> {
+    /// The job that fetches an image, begun if there is none; `supply`: for guests that run on it.
+    pub(super) fn pull_job(
+        self: &Arc<Self>,
+        id: ImageId,
+        hints: &[NodeId],
+        part: Option<(u32, u32)>,
+        supply: bool,
+    ) -> Result<PullJob, Fault> {
         let mut pulls = super::lock(&self.pulls);
         if let Some(job) = pulls.get(&(id, part)) {
             return Ok(job.clone());
@@ -175,12 +255,15 @@ impl Daemon {
         }
         let (progress_tx, progress) = watch::channel(PullProgress::default());
         let (done_tx, done) = watch::channel(None);
-        let job = PullJob { progress, done };
+        let job = PullJob { supply, progress, done };
         pulls.insert((id, part), job.clone());
         drop(pulls);
         let (daemon, hints) = (self.clone(), hints.to_vec());
         tokio::spawn(async move {
-            let result = daemon.run_pull(id, hints, part, progress_tx).await;
+            let result = match supply {
+                false => daemon.run_pull(id, hints, part, progress_tx, false).await,
+                true => daemon.run_supply(id, hints, progress_tx).await,
+            };
             super::lock(&daemon.pulls).remove(&(id, part));
             daemon.publish_image(id).await;
             // Nobody may be waiting any more; the pieces are in the store all the same.
@@ -189,17 +272,22 @@ impl Daemon {
         Ok(job)
     }
 
-    async fn run_pull(
+    pub(super) async fn run_pull(
         self: &Arc<Self>,
         id: ImageId,
         hints: Vec<NodeId>,
         part: Option<(u32, u32)>,
         progress: watch::Sender<PullProgress>,
+        supply: bool,
     ) -> Result<PullReport, Fault> {
         let (tx, rx) = mpsc::channel(HINT_QUEUE);
         let scout = tokio::spawn(self.clone().scout(id, hints, tx));
-        let connect = Arc::new(Dialler(self.overlay.clone()));
-        let report = ::images::io::pull(self.store.clone(), PullSpec { id, part }, rx, connect, progress).await;
+        let connect = Arc::new(self.dialler(id));
+        let store = self.store.clone();
+        let report = match supply {
+            false => ::images::io::pull(store, PullSpec { id, part }, rx, connect, progress).await,
+            true => ::images::io::supply(store, id, rx, connect, progress).await,
+        };
         scout.abort();
         report.map_err(|e| faults::pull(&e))
     }
@@ -207,6 +295,9 @@ impl Daemon {
     /// Feeds a pull with holders: those that the caller named, then what the index says, again and again.
     async fn scout(self: Arc<Self>, id: ImageId, hints: Vec<NodeId>, tx: mpsc::Sender<PeerHint>) {
         let mut known = hints;
+        // What was archived is next to this node, whoever else has it.
+        let archived = self.with_store(move |s| s.archive_of(id)).await.ok().flatten();
+        known.extend(archived.map(|_| ::images::io::archive_peer()));
         loop {
             let rtts: BTreeMap<NodeId, Duration> = self
                 .overlay
@@ -250,9 +341,9 @@ impl Daemon {
                 tracing::debug!(%peer, "piece session refused: too many are open");
                 continue;
             };
-            let store = self.store.clone();
+            let (store, standing) = (self.store.clone(), self.standing(peer));
             tokio::spawn(async move {
-                if let Err(e) = ::images::io::serve_peer(store, peer, stream).await {
+                if let Err(e) = ::images::io::serve(store, peer, standing, stream).await {
                     tracing::debug!(%peer, error = %e, "piece session ended");
                 }
                 drop(slot);
@@ -260,71 +351,22 @@ impl Daemon {
         }
     }
 
-    /// Makes a guest's disk ready: kernel and initrd as files, the disk as an NBD export beside its other sockets.
-    pub(super) async fn ready_disk(&self, guest: GuestId, image: ImageId) -> Result<(), Fault> {
-        let info = self
-            .store_info(image)
-            .await
-            .ok_or_else(|| find::unknown_image(&image.to_string()))?;
-        let ends = self.endpoints(guest)?;
-        let mut boot = vm::spec::Boot {
-            image_size: (info.size > 0).then_some(ByteSize(info.size)),
-            cmdline: info.cmdline.clone(),
-            ..Default::default()
-        };
-        let store = self.store.clone();
-        let (kernel, initrd) = (ends.kernel, ends.initrd);
-        boot = tokio::task::spawn_blocking(move || -> Result<_, Fault> {
-            use wire::image::Part;
-            boot.kernel = store
-                .materialise(image, Part::Kernel, &kernel)
-                .map_err(faults::store)?
-                .map(|_| kernel);
-            boot.initrd = store
-                .materialise(image, Part::Initrd, &initrd)
-                .map_err(faults::store)?
-                .map(|_| initrd);
-            Ok(boot)
-        })
-        .await
-        .map_err(|e| Fault::new(FaultKind::Failed, format!("writing the kernel was cut off: {e}")))??;
-        let disk = boot.image_size.is_some();
-        self.guests.prepare(guest, boot).await.map_err(|e| Fault::from(&e))?;
-        if disk {
-            self.serve_disk(guest, image).await
-        } else {
-            Ok(())
-        }
-    }
-
-    fn endpoints(&self, guest: GuestId) -> Result<vm::io::Endpoints, Fault> {
-        self.guests
-            .endpoints(guest)
-            .ok_or_else(|| Fault::new(FaultKind::NoMatch, "the guest was removed meanwhile"))
-    }
-
-    /// Serves a guest's disk on its socket; what served it before is replaced.
-    pub(super) async fn serve_disk(&self, guest: GuestId, image: ImageId) -> Result<(), Fault> {
-        self.close_disk(guest);
-        let socket = self.endpoints(guest)?.disk;
-        let export = ::images::io::nbd::serve(self.store.clone(), image, &socket)
-            .await
-            .map_err(|e| faults::failed(&e))?;
-        self.guests.hand_over_disk(guest).map_err(|e| Fault::from(&e))?;
-        super::lock(&self.exports).insert(guest, (image, export));
-        Ok(())
-    }
-
-    /// Ends the export of a guest's disk.
-    pub(super) fn close_disk(&self, guest: GuestId) {
-        super::lock(&self.exports).remove(&guest);
-    }
-
     /// Refuses what would pull the disk from under a guest.
     pub(super) fn image_in_use(&self, image: ImageId) -> Result<(), Fault> {
         let user = self.guests.list().into_iter().find(|g| g.image == image);
+        let mounted = super::lock(&self.mounts)
+            .iter()
+            .find(|(_, (i, _))| *i == image)
+            .map(|(d, _)| d.clone());
         match user {
-            None => Ok(()),
+            None => match mounted {
+                None => Ok(()),
+                Some(dir) => Err(Fault::new(
+                    FaultKind::Refused,
+                    format!("that image is mounted on {}", dir.display()),
+                )
+                .next(format!("end the mount first: lanline image umount '{}'", dir.display()))),
+            },
             Some(g) => Err(Fault::new(
                 FaultKind::Refused,
                 format!("guest {} on this machine has its disk on that image", g.name),
@@ -364,16 +406,21 @@ impl Daemon {
             .store_info(id)
             .await
             .ok_or_else(|| find::unknown_image(&id.to_string()))?;
-        let providers = if ask {
-            self.holders(id, find::FIND_IMAGE)
-                .await
-                .iter()
-                .map(ToString::to_string)
-                .collect()
+        let holders = if ask {
+            self.holders(id, find::FIND_IMAGE).await
         } else {
             Vec::new()
         };
+        let profile = self.with_store(move |s| s.boot_profile(id)).await?;
+        let health = self.image_health(id, &holders).await;
+        let providers = holders.iter().map(ToString::to_string).collect();
         Ok(api::ImageView {
+            profile: profile.map(|p| api::BootProfile {
+                pieces: p.pieces,
+                bytes: p.bytes,
+                nodes: p.reports,
+            }),
+            health,
             kernel: info.kernel,
             initrd: info.initrd,
             cmdline: info.cmdline.clone(),

@@ -19,7 +19,7 @@ use wire::{
     membership::{AdmitCall, AdmitReply, MAX_ADDR_TEXT, MAX_ADDRS, PROTOCOL, Role},
 };
 
-/// How long one call of `/lanline/admit/1` may take.
+/// How long one call of `/lanline/admit/2` may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// How long `join` tries to reach the inviter.
 const JOIN_WAIT: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ impl Daemon {
         let addrs = self.told_addrs(MAX_ADDRS, MAX_ADDR_TEXT).await;
         let (calls, events, wake) = {
             let mut state = lock(&self.lans);
-            state.set_addrs(addrs);
+            state.set_addrs(both_clocks(), addrs);
             state.handle_timeout(both_clocks());
             let calls: Vec<_> = std::iter::from_fn(|| state.poll_transmit()).collect();
             let events: Vec<_> = std::iter::from_fn(|| state.poll_event()).collect();
@@ -86,7 +86,7 @@ impl Daemon {
         self.lans_changed.notify_one();
     }
 
-    /// Answers `/lanline/admit/1` until the node ends.
+    /// Answers `/lanline/admit/2` until the node ends.
     pub(super) async fn serve_admissions(self: Arc<Self>) {
         let mut calls = self.overlay.serve(PROTOCOL);
         while let Some(inbound) = calls.recv().await {
@@ -138,6 +138,10 @@ impl Daemon {
                     tokio::spawn(self.clone().part_from(removed));
                 }
             }
+            LanEvent::SettingsChanged { lan } => {
+                self.take_lan_settings(&lan).await;
+                return;
+            }
             LanEvent::Addresses { node, addrs } => {
                 let addrs = addrs.iter().filter_map(|a| a.parse().ok()).collect();
                 self.overlay.add_known(node, addrs).await;
@@ -145,6 +149,7 @@ impl Daemon {
         }
         let members = lock(&self.lans).all_peers(super::now());
         self.overlay.set_members(members).await;
+        self.tell_relay();
         self.link_soon();
         self.publish_soon();
     }

@@ -4,13 +4,14 @@
 //! [`LOOK_EVERY`].
 
 use super::{Daemon, groups::GroupBook, lock, macs::MacBook, mtu::MtuBook};
+use crate::defaults::MTU_LOOK;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 use tunnel::io::TunnelEvent;
-use wire::{LanId, NodeId, frame::MacAdvert, link::Link};
+use wire::{Demand, LanId, NodeId, frame::MacAdvert, link::Link};
 
 /// How often missing links are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,6 +24,8 @@ pub(super) struct LinkBook {
     up: BTreeSet<NodeId>,
     opening: BTreeSet<NodeId>,
     not_before: BTreeMap<NodeId, Instant>,
+    /// How much each member is talked to on each LAN, where it is more than nothing.
+    demand: BTreeMap<(NodeId, LanId), Demand>,
     pub(super) macs: MacBook,
     pub(super) groups: GroupBook,
     pub(super) mtus: MtuBook,
@@ -30,8 +33,30 @@ pub(super) struct LinkBook {
 }
 
 impl LinkBook {
+    /// Notes how much a member is talked to on a LAN; gives how much on all of them.
+    pub(super) fn note_demand(&mut self, peer: NodeId, lan: &LanId, demand: Demand) -> Demand {
+        match demand {
+            Demand::Idle => drop(self.demand.remove(&(peer, lan.clone()))),
+            _ => drop(self.demand.insert((peer, lan.clone()), demand)),
+        }
+        self.demand(peer)
+    }
+
+    /// The peer is no member any more.
+    fn forget(&mut self, peer: NodeId) {
+        self.up.remove(&peer);
+        self.demand.retain(|(p, _), _| *p != peer);
+    }
+
+    /// How much a member is talked to.
+    fn demand(&self, peer: NodeId) -> Demand {
+        let of_peer = self.demand.iter().filter(|((p, _), _)| *p == peer);
+        of_peer.map(|(_, d)| *d).max().unwrap_or_default()
+    }
+
     /// Keeps MAC adverts that did not reach a member; false if it has no link, so that nobody tries again.
-    pub(super) fn keep_unsent(&mut self, peer: NodeId, lan: &LanId, adverts: Vec<MacAdvert>) -> bool {
+    /// `None`: a whole set.
+    pub(super) fn keep_unsent(&mut self, peer: NodeId, lan: &LanId, adverts: Option<Vec<MacAdvert>>) -> bool {
         let linked = self.up.contains(&peer);
         self.macs.keep_unsent(linked, peer, lan, adverts);
         linked
@@ -66,7 +91,7 @@ impl Daemon {
         let members = self.member_ids();
         let gone: Vec<NodeId> = lock(&self.links).up.difference(&members).copied().collect();
         for peer in gone {
-            lock(&self.links).up.remove(&peer);
+            lock(&self.links).forget(peer);
             self.tunnel.remove_link(peer).await;
         }
         let connected: BTreeSet<NodeId> = self.overlay.peers().await.into_iter().map(|p| p.id).collect();
@@ -109,17 +134,31 @@ impl Daemon {
             return;
         }
         tracing::info!(%peer, path = ?link.path().kind, "link up");
+        // A host that was killed may be back while its old connection still counts as one.
+        if let Some(daemon) = self.weak.upgrade() {
+            tokio::spawn(async move { daemon.remove_forgotten(peer).await });
+        }
         self.tunnel.add_link(link).await;
-        lock(&self.links).up.insert(peer);
-        self.tell_everything(peer).await;
+        let demand = {
+            let mut book = lock(&self.links);
+            book.up.insert(peer);
+            book.demand(peer)
+        };
+        self.overlay.set_demand(peer, demand);
+        self.tell_everything(peer);
         self.settle_mtus().await;
     }
 
     /// Follows the tunnel until the node ends.
     pub(super) async fn watch_tunnel(self: Arc<Self>, mut events: tokio::sync::mpsc::Receiver<TunnelEvent>) {
-        while let Some(event) = events.recv().await {
+        let mut look = tokio::time::interval(MTU_LOOK);
+        while let Some(event) = self.event_or_mtu(&mut events, &mut look).await {
             match event {
                 TunnelEvent::Advertise { lan, adverts } => self.tell(&lan, &adverts, &self.linked()),
+                TunnelEvent::Differs { peer } => {
+                    let daemon = self.clone();
+                    tokio::spawn(async move { daemon.ask_what_is_missing(peer).await });
+                }
                 TunnelEvent::Groups { lan, .. } => self.tell_groups(&lan, &self.linked()),
                 // Every machine with IPv6 gives itself one; what a person waits for is the LAN's.
                 TunnelEvent::GuestAddress { ip, .. } if is_link_local(ip) => {}
@@ -139,6 +178,7 @@ impl Daemon {
                     tracing::warn!(?port, %why, "port down");
                     self.port_is_down(port);
                 }
+                TunnelEvent::Demand { lan, peer, demand } => self.demand_changed(&lan, peer, demand),
                 TunnelEvent::Guard { lan, what, why } => super::loops::say(&lan, &what, &why),
                 TunnelEvent::Frozen { lan, mac, why } => {
                     tracing::warn!(lan = %lan, %mac, %why, "a MAC address is frozen")

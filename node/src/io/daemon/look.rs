@@ -1,14 +1,18 @@
 //! A LAN as this node sees it: members and their links, ports, the table, what was dropped.
 
 use super::{Daemon, convert, guest_rows, lans, lock, run::millis, views::as_ms};
-use crate::api;
+use crate::{api, why::Why};
+use overlay::nat::NatReport;
 use std::collections::BTreeMap;
 use tunnel::{
     DropReason, EntryKind, Place, PortId,
     capture::{Spot, Way},
     io::{LinkInfo, PortInfo, RecentDrop},
 };
-use wire::{Fault, LanId, MacAddr, NodeId};
+use wire::{
+    Demand, Fault, LanId, MacAddr, NodeId,
+    link::{PathClass, PathInfo, PathSeen, PathState},
+};
 
 impl Daemon {
     pub(super) async fn lan_view(&self, name: &str) -> Result<api::LanView, Fault> {
@@ -21,11 +25,13 @@ impl Daemon {
             .into_iter()
             .map(|l| (l.peer, l))
             .collect();
+        let nat = self.overlay.status().await.ok().map(|s| s.nat);
         let members = lock(&self.lans).members(super::now(), &lan);
         let member_list = members
             .into_iter()
             .map(|m| {
-                let link = links.remove(&m.node).map(|l| link_view(&l));
+                let link = links.remove(&m.node);
+                let link = link.map(|l| link_view(&l, self.why_path(&l.path, nat.as_ref())));
                 api::MemberRow {
                     id: m.node.to_string(),
                     name: m.name.map(|n| n.to_string()),
@@ -43,8 +49,12 @@ impl Daemon {
         let fdb = self.tunnel.fdb(&lan).await;
         let drops = self.tunnel.drops(&lan).await;
         let quiet = self.tunnel.stats(&lan).await.by_name();
+        let own = super::lock(&self.policies).of(&lan);
+        let policy = self.lan_layers(&lan, &own).brief();
         Ok(api::LanView {
             lan_mtu: self.effective_mtu(&lan).await,
+            lan_mtu_set: self.mtu_set(&lan).unwrap_or(wire::frame::DEFAULT_MTU),
+            policy,
             lan: row,
             member_list,
             port_list: ports.iter().map(|p| self.port_row(p)).collect(),
@@ -93,7 +103,8 @@ impl Daemon {
         }
     }
 
-    fn label_of(&self, ports: &[PortInfo], id: PortId) -> String {
+    /// As [`Self::port_label`], by number.
+    pub(super) fn label_of(&self, ports: &[PortInfo], id: PortId) -> String {
         let port = ports.iter().find(|p| p.id == id);
         port.map_or_else(|| format!("port {id}"), |p| self.port_label(p))
     }
@@ -153,8 +164,32 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Why frames of a link go the way they go.
+    pub(super) fn why_path(&self, p: &PathInfo, nat: Option<&NatReport>) -> Why {
+        let name = |n: NodeId| self.name_of(n).unwrap_or_else(|| n.short());
+        crate::why::of(p, &name, nat.and_then(|n| n.why(p.kind)))
+    }
+
+    /// Why frames go the way they go to each member, and what would be better, by member.
+    pub(super) async fn why_paths(&self) -> BTreeMap<NodeId, Why> {
+        let nat = self.overlay.status().await.ok().map(|s| s.nat);
+        let links = self.tunnel.links().await;
+        let why = |(peer, p): (NodeId, PathInfo)| (peer, self.why_path(&p, nat.as_ref()));
+        links.into_iter().map(why).collect()
+    }
+}
+
+/// A reason and what would be better, in one line.
+pub(super) fn why_line(w: &Why) -> String {
+    match &w.better {
+        Some(better) => format!("{}; better: {better}", w.text),
+        None => w.text.clone(),
+    }
+}
+
 /// A link as the API shows it.
-pub(super) fn link_view(l: &LinkInfo) -> api::LinkView {
+pub(super) fn link_view(l: &LinkInfo, why: Why) -> api::LinkView {
     let p = &l.path;
     api::LinkView {
         path: convert::path(p.kind),
@@ -177,6 +212,36 @@ pub(super) fn link_view(l: &LinkInfo) -> api::LinkView {
         wire_rx_bytes: p.rx_bytes,
         wire_tx_bytes: p.tx_bytes,
         drops: l.drops.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect(),
+        demand: p.choice.map_or(Demand::Light, |c| c.demand).into(),
+        why: why.text,
+        better: why.better,
+        paths: p.paths.iter().map(path_row).collect(),
+    }
+}
+
+fn path_row(p: &PathSeen) -> api::PathRow {
+    let (class, via) = match p.class {
+        PathClass::SameLan => ("lan", None),
+        PathClass::Ipv6 => ("ipv6", None),
+        PathClass::Ipv4 => ("ipv4", None),
+        PathClass::Relayed(via) => ("relay", Some(via.to_string())),
+        PathClass::Stream => ("stream", None),
+    };
+    let state = match p.state {
+        PathState::Active => "active",
+        PathState::Validated => "spare",
+        PathState::Candidate => "tried",
+        PathState::Dead => "dead",
+    };
+    api::PathRow {
+        class: class.into(),
+        state: state.into(),
+        remote: p.remote.map(|a| a.to_string()),
+        via,
+        rtt_ms: p.rtt.map(as_ms),
+        jitter_ms: as_ms(p.jitter),
+        loss: f64::from(p.loss_permille) / 1_000.0,
+        mtu: p.mtu.map(u32::from),
     }
 }
 

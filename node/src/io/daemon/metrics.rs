@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, fmt::Write};
 
 /// A document being written: families in order, one `# EOF` at the end.
 #[derive(Default)]
-struct Page(String);
+pub(super) struct Page(String);
 
 impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String cannot fail.
         let _ = write!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
         let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect();
         let braces = if labels.is_empty() {
             String::new()
@@ -23,7 +23,7 @@ impl Page {
         let _ = writeln!(self.0, "{name}{braces} {value}");
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "gauge", help);
         self.sample(name, &[], value);
     }
@@ -74,6 +74,7 @@ impl Daemon {
             );
         }
         self.link_metrics(&mut page).await;
+        self.relay_metrics(&mut page);
         self.lan_metrics(&mut page).await;
         let guests = self.guests.list();
         page.family("lanline_guests", "gauge", "Guests on this machine by state.");
@@ -208,6 +209,7 @@ impl Daemon {
             }
         }
         self.traffic_metrics(page, &lans).await;
+        self.talker_metrics(page, &lans).await;
         page.family("lanline_lan_fdb_entries", "gauge", "Entries of the forwarding table.");
         for lan in &lans {
             page.sample(

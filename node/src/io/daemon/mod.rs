@@ -8,6 +8,7 @@ mod calls;
 mod capture;
 mod console;
 mod convert;
+mod disks;
 mod doctor;
 mod faults;
 mod find;
@@ -18,25 +19,41 @@ mod guest_rows;
 mod host;
 mod images;
 mod interface;
+mod keep;
+mod kernels;
+mod lan_wide;
 mod lans;
+mod lean;
+mod life;
 mod links;
 mod look;
 mod loops;
 mod macs;
 mod metrics;
+mod mounts;
+mod moves;
 mod mtu;
 mod names;
 mod outbox;
+mod owner;
 mod persist;
+mod placement;
 mod policy;
+mod query;
 mod reach;
 mod registry;
+mod relay;
+mod room;
 mod run;
+mod sense;
 mod service;
 mod slots;
 mod start;
 mod trace;
+mod traffic;
+mod usage;
 mod views;
+mod warm;
 mod watch;
 
 use self::{
@@ -85,10 +102,21 @@ pub(crate) struct Daemon {
     changes: interface::Changes,
     links: Mutex<LinkBook>,
     lending: Mutex<Lending>,
+    /// What this machine's load is expected to be.
+    load: Mutex<Option<wire::advert::LoadForecast>>,
+    /// Rates to connected peers.
+    link_rates: Mutex<sense::Rates>,
+    /// Room for guests' disks, bytes, as last sensed.
+    disk_free: std::sync::atomic::AtomicU64,
     registry: Mutex<Registry>,
     policies: Mutex<policy::Policies>,
+    /// What guests used, here and elsewhere.
+    usage: Mutex<usage::Book>,
+    /// The owner's policy, and who is held to it.
+    owner: owner::Owner,
     pulls: Pulls,
     exports: Exports,
+    mounts: mounts::Mounts,
     /// One start or stop of a guest at a time.
     turns: Mutex<BTreeMap<GuestId, Arc<tokio::sync::Mutex<()>>>>,
     /// One admission at a time, so that two callers cannot both take the last room.
@@ -99,6 +127,10 @@ pub(crate) struct Daemon {
     guest_ports: Mutex<BTreeMap<GuestId, tunnel::PortId>>,
     /// Moves whenever a guest here changed its state or address.
     guest_changes: tokio::sync::watch::Sender<u64>,
+    /// Moves whenever what the mesh says changed.
+    advert_changes: tokio::sync::watch::Sender<u64>,
+    /// One permit a question that runs.
+    queries: Arc<tokio::sync::Semaphore>,
     stop: CancellationToken,
 }
 
@@ -158,6 +190,44 @@ impl Daemon {
             *registry = next;
         }
         Ok(())
+    }
+
+    /// Forgets a guest whose host does not answer.
+    fn registry_forget(&self, id: GuestId) -> Result<(), Fault> {
+        self.registry_change(|r| r.forget(id))
+    }
+
+    fn registry_change(&self, change: impl FnOnce(&mut Registry)) -> Result<(), Fault> {
+        let mut registry = self.registry();
+        let mut next = registry.clone();
+        change(&mut next);
+        persist::save(&self.dir.join("my-guests.json"), &next)?;
+        *registry = next;
+        Ok(())
+    }
+
+    /// Tells a host that came back which guests were forgotten meanwhile.
+    async fn remove_forgotten(&self, host: NodeId) {
+        let gone = self.registry().forgotten_at(host);
+        for guest in gone {
+            if self.registry().get(guest).is_some_and(|g| g.host_id() == Some(host)) {
+                continue;
+            }
+            let told = self
+                .call_host(host, &wire::guest::GuestCall::Remove { guest }, |_| {})
+                .await;
+            if let Err(e) = told {
+                tracing::debug!(%guest, %host, error = ?e, "a forgotten guest is not removed yet");
+                continue;
+            }
+            tracing::info!(%guest, %host, "a host that came back removed a forgotten guest");
+            let kept = self.registry_change(|r| {
+                r.forgotten_is_gone(guest, host);
+            });
+            if let Err(f) = kept {
+                tracing::warn!(%guest, error = %f, "not written down; the host is told again next time");
+            }
+        }
     }
 
     /// The turn of one guest: starts and stops of it wait for each other.

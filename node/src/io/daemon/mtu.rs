@@ -1,27 +1,30 @@
-//! The MTU of a LAN: its owner sets it, every member says what its ports can carry, and what passes is the least.
+//! The MTU of a LAN: its owner sets it (in the record of [`super::lan_wide`]), every member says what its ports can carry, and what passes is the least.
 //!
 //! A member that has said nothing yet can carry 1500. Below 1500 no LAN goes: that every port carries.
 
-use super::{Daemon, lock, persist};
+use super::{Daemon, lock};
 use crate::{api, defaults::MTU_WORDS};
 use std::{collections::BTreeMap, fs, path::Path};
-use tunnel::io::{PortInfo, PortKind};
+use tokio::{sync::mpsc, time::Interval};
+use tunnel::io::{PortInfo, PortKind, TunnelEvent};
 use wire::{
     Fault, FaultKind, LanId, NodeId,
     frame::{DEFAULT_MTU, MAX_MTU},
 };
 
-/// What members said: what their ports can carry and, of the LAN's owner, what it set.
+/// What members said that their ports can carry.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MtuBook {
-    said: BTreeMap<(NodeId, [u8; 32]), (u16, u16)>,
+    said: BTreeMap<(NodeId, [u8; 32]), u16>,
+    /// What the ports here could carry when they were looked at last, by LAN.
+    own: BTreeMap<[u8; 32], u16>,
 }
 
 impl MtuBook {
     /// A member's word; only members' words come here, at most [`MTU_WORDS`] of them.
-    pub(super) fn hear(&mut self, from: NodeId, lan: [u8; 32], can: u16, set: u16) -> bool {
+    pub(super) fn hear(&mut self, from: NodeId, lan: [u8; 32], can: u16) -> bool {
         let full = self.said.len() >= MTU_WORDS && !self.said.contains_key(&(from, lan));
-        !full && self.said.insert((from, lan), (can, set)) != Some((can, set))
+        !full && self.said.insert((from, lan), can) != Some(can)
     }
 }
 
@@ -31,49 +34,26 @@ fn least(set: u16, can: impl Iterator<Item = u16>) -> u16 {
 }
 
 impl Daemon {
-    /// What this node says of the LAN's MTU: what its ports can carry and, if it owns the LAN, what it set.
-    pub(super) async fn own_mtu(&self, lan: &LanId) -> (u16, u16) {
+    /// What this node's ports on the LAN can carry.
+    pub(super) async fn own_mtu(&self, lan: &LanId) -> u16 {
         let ports = self.tunnel.ports(lan).await;
-        let can = least(
+        least(
             MAX_MTU,
             ports.iter().filter_map(|p| bridge_mtu(p, Path::new("/sys/class/net"))),
-        );
-        let owner = lock(&self.lans).owns(lan);
-        let set = lock(&self.policies)
-            .of(lan)
-            .mtu
-            .filter(|_| owner)
-            .unwrap_or(DEFAULT_MTU);
-        (can, set)
-    }
-
-    fn mtu_set(&self, lan: &LanId, own: u16) -> u16 {
-        let state = lock(&self.lans);
-        if state.owns(lan) {
-            return own;
-        }
-        let owner = state.members(super::now(), lan).into_iter();
-        let owner = owner
-            .filter(|m| m.role == wire::membership::Role::Owner)
-            .map(|m| m.node)
-            .next();
-        let said = owner.and_then(|o| lock(&self.links).mtus.said.get(&(o, lan.digest())).copied());
-        said.map_or(DEFAULT_MTU, |(_, set)| set)
+        )
     }
 
     /// What is set, what passes, and what each member can carry.
     async fn weigh_mtu(&self, lan: &LanId) -> (u16, u16, BTreeMap<NodeId, u16>) {
-        let (can, own) = self.own_mtu(lan).await;
-        let set = self.mtu_set(lan, own);
+        let can = self.own_mtu(lan).await;
+        let set = self.mtu_set(lan).unwrap_or(DEFAULT_MTU);
         let linked = self.linked();
         let members = lock(&self.lans).peers(super::now(), lan);
         let book = lock(&self.links).mtus.clone();
         let of = |node: NodeId| {
             (
                 node,
-                book.said
-                    .get(&(node, lan.digest()))
-                    .map_or(DEFAULT_MTU, |(can, _)| *can),
+                book.said.get(&(node, lan.digest())).copied().unwrap_or(DEFAULT_MTU),
             )
         };
         let mut each: BTreeMap<NodeId, u16> = linked.intersection(&members).copied().map(of).collect();
@@ -100,6 +80,39 @@ impl Daemon {
         }
     }
 
+    /// The tunnel's next event; meanwhile looks from time to time whether the ports' interfaces got another MTU, which
+    /// nobody tells.
+    pub(super) async fn event_or_mtu(
+        &self,
+        events: &mut mpsc::Receiver<TunnelEvent>,
+        look: &mut Interval,
+    ) -> Option<TunnelEvent> {
+        loop {
+            tokio::select! {
+                event = events.recv() => return event,
+                _ = look.tick() => self.look_at_mtus().await,
+            }
+        }
+    }
+
+    async fn look_at_mtus(&self) {
+        let lans: Vec<LanId> = lock(&self.lans).lans().into_iter().map(|l| l.lan).collect();
+        let mut own = BTreeMap::new();
+        for lan in &lans {
+            own.insert(lan.digest(), self.own_mtu(lan).await);
+        }
+        let before = std::mem::replace(&mut lock(&self.links).mtus.own, own.clone());
+        for lan in lans {
+            let (was, can) = (before.get(&lan.digest()), own.get(&lan.digest()));
+            // At the first look too: what it was when the others were told is not known.
+            if was != can {
+                tracing::debug!(%lan, was, can, "interfaces of this LAN carry packets of another length");
+                self.settle_mtu(&lan).await;
+                self.tell_groups(&lan, &self.linked());
+            }
+        }
+    }
+
     /// Sets the MTU of a LAN of this node, or shows it.
     pub(super) async fn lan_mtu(&self, lan: &str, req: &api::LanMtuRequest) -> Result<api::LanMtuView, Fault> {
         let lan = self.find_lan(lan)?;
@@ -115,9 +128,9 @@ impl Daemon {
                 )
                 .next("every port and switch on the way must be set to it, too"));
             }
-            self.keep_mtu(&lan, mtu)?;
+            let set = (mtu != DEFAULT_MTU).then_some(mtu);
+            self.sign_lan_wide(&lan, set, &self.owner_says(&lan).policy)?;
             self.settle_mtu(&lan).await;
-            self.tell_groups(&lan, &self.linked());
         }
         let (wanted, effective, each) = self.weigh_mtu(&lan).await;
         let named = |(node, can): (NodeId, u16)| (self.name_of(node).unwrap_or_else(|| node.to_string()), can);
@@ -127,17 +140,6 @@ impl Daemon {
             effective,
             members: each.into_iter().map(named).collect(),
         })
-    }
-
-    fn keep_mtu(&self, lan: &LanId, mtu: u16) -> Result<(), Fault> {
-        let mut policies = lock(&self.policies);
-        let mut next = policies.clone();
-        let mut settings = next.of(lan);
-        settings.mtu = (mtu != DEFAULT_MTU).then_some(mtu);
-        next.put(lan, settings);
-        persist::save(&self.dir.join("policy.json"), &next)?;
-        *policies = next;
-        Ok(())
     }
 }
 
@@ -173,7 +175,7 @@ mod tests {
         assert_eq!(least(1_500, std::iter::empty()), 1_500);
         let mut book = MtuBook::default();
         let n = NodeId([1; 32]);
-        assert!(book.hear(n, [0; 32], 9_000, 0) && !book.hear(n, [0; 32], 9_000, 0));
-        assert!(book.hear(n, [0; 32], 1_500, 0));
+        assert!(book.hear(n, [0; 32], 9_000) && !book.hear(n, [0; 32], 9_000));
+        assert!(book.hear(n, [0; 32], 1_500));
     }
 }

@@ -1,9 +1,10 @@
 //! What each member must still hear of this node's addresses.
 //!
 //! One update at a time is under way to each member, so no update overtakes another; what changes meanwhile waits, the
-//! newest of each address only. What was not delivered waits again, unless something newer is there.
+//! newest of each address only. What was not delivered waits again, unless something newer is there. A whole set of a LAN
+//! takes the place of all that waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use wire::{
     LanId, MacAddr, NodeId,
     frame::{MAX_ADVERTS, MacAdvert},
@@ -18,9 +19,9 @@ type Address = (LanId, u16, MacAddr);
 #[derive(Debug, Default)]
 struct Waiting {
     adverts: BTreeMap<Address, MacAdvert>,
+    /// LANs of which it is to hear everything.
+    whole: BTreeSet<LanId>,
     busy: bool,
-    /// More was to be said than may wait.
-    overflowed: bool,
 }
 
 /// All members' outboxes.
@@ -32,8 +33,8 @@ pub(super) struct Outboxes(BTreeMap<NodeId, Waiting>);
 pub(super) enum Next {
     /// Send these, all of one LAN.
     Send(LanId, Vec<MacAdvert>),
-    /// Put everything in again, then ask again.
-    Everything,
+    /// Send all of this LAN.
+    Whole(LanId),
     /// Nothing waits; the member's task ends.
     Nothing,
 }
@@ -48,6 +49,25 @@ impl Outboxes {
         !std::mem::replace(&mut w.busy, true)
     }
 
+    /// A member is to hear everything of a LAN; true if a task must be started for it.
+    pub(super) fn put_whole(&mut self, peer: NodeId, lan: &LanId) -> bool {
+        let w = self.0.entry(peer).or_default();
+        w.put_whole(lan);
+        !std::mem::replace(&mut w.busy, true)
+    }
+
+    /// Is something under way to a member, or does it wait?
+    pub(super) fn is_busy(&self, peer: NodeId) -> bool {
+        self.0.get(&peer).is_some_and(|w| w.busy)
+    }
+
+    /// A whole set was not delivered.
+    pub(super) fn put_back_whole(&mut self, peer: NodeId, lan: &LanId) {
+        if let Some(w) = self.0.get_mut(&peer) {
+            w.put_whole(lan);
+        }
+    }
+
     /// What was not delivered.
     pub(super) fn put_back(&mut self, peer: NodeId, lan: &LanId, adverts: Vec<MacAdvert>) {
         if let Some(w) = self.0.get_mut(&peer) {
@@ -60,8 +80,8 @@ impl Outboxes {
         let Some(w) = self.0.get_mut(&peer) else {
             return Next::Nothing;
         };
-        if std::mem::take(&mut w.overflowed) {
-            return Next::Everything;
+        if let Some(lan) = w.whole.pop_first() {
+            return Next::Whole(lan);
         }
         let Some(((lan, ..), _)) = w.adverts.first_key_value() else {
             self.0.remove(&peer);
@@ -85,15 +105,21 @@ impl Outboxes {
 }
 
 impl Waiting {
+    fn put_whole(&mut self, lan: &LanId) {
+        self.adverts.retain(|(l, ..), _| l != lan);
+        self.whole.insert(lan.clone());
+    }
+
     fn put(&mut self, lan: &LanId, advert: MacAdvert, newer: bool) {
         let at = (lan.clone(), advert.vlan, advert.mac);
         let known = self.adverts.contains_key(&at);
         if !known && self.adverts.len() >= MOST {
-            // Withdrawals are lost with the rest; they are repaired by expiry.
-            self.overflowed = true;
+            let lans: BTreeSet<LanId> = self.adverts.keys().map(|(lan, ..)| lan.clone()).collect();
             self.adverts.clear();
+            self.whole.extend(lans);
         }
-        if newer || !known {
+        // The whole set will be of a later moment.
+        if (newer || !known) && !self.whole.contains(lan) {
             self.adverts.insert(at, advert);
         }
     }
@@ -160,9 +186,26 @@ mod tests {
         for n in 0..MOST as u32 + 1 {
             o.put(PEER, &lan(1), &[advert(n, 0)]);
         }
-        assert_eq!(o.next(PEER), Next::Everything);
-        assert!(matches!(o.next(PEER), Next::Send(_, a) if a.len() == 1));
+        o.put(PEER, &lan(2), &[advert(7, 0)]);
+        assert_eq!(o.next(PEER), Next::Whole(lan(1)), "and what waited is in it");
+        assert_eq!(o.next(PEER), Next::Send(lan(2), vec![advert(7, 0)]));
+        assert!(o.is_busy(PEER));
         o.forget(PEER);
+        assert!(!o.is_busy(PEER));
         assert_eq!(o.next(PEER), Next::Nothing);
+    }
+
+    #[test]
+    fn a_whole_set_takes_the_place_of_what_waits_and_is_sent_again_whole() {
+        let mut o = Outboxes::default();
+        o.put(PEER, &lan(1), &[advert(1, 0)]);
+        assert!(!o.put_whole(PEER, &lan(1)), "its task runs");
+        o.put(PEER, &lan(1), &[advert(2, 0)]);
+        assert_eq!(o.next(PEER), Next::Whole(lan(1)));
+        o.put(PEER, &lan(1), &[advert(3, 0)]);
+        o.put_back_whole(PEER, &lan(1));
+        assert_eq!(o.next(PEER), Next::Whole(lan(1)));
+        assert_eq!(o.next(PEER), Next::Nothing);
+        assert!(o.put_whole(PEER, &lan(1)), "it ended, so a new one starts");
     }
 }

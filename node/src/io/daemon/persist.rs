@@ -33,6 +33,28 @@ pub(super) fn load_bytes(path: &Path) -> Result<Option<Vec<u8>>, Fault> {
     }
 }
 
+/// Maps whose keys JSON cannot have, as lists of pairs.
+pub(super) mod pairs {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::collections::BTreeMap;
+
+    pub(in crate::io::daemon) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        s.collect_seq(map)
+    }
+
+    pub(in crate::io::daemon) fn deserialize<'de, K, V, D>(d: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(d)?.into_iter().collect())
+    }
+}
+
 /// Reads what [`save`] wrote; `None` if it was never written.
 pub(super) fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Fault> {
     let Some(bytes) = load_bytes(path)? else {

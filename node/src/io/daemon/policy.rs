@@ -1,15 +1,19 @@
 //! Port policy: what this node was told about guests' ports, and how it reaches the tunnel.
 //!
-//! Each node keeps and enforces its own settings: at the ports of the guests that it runs, and on frames of guests that
-//! other members run when they arrive here. So a host is protected from its guests whatever a LAN's owner wants, and an
-//! owner from guests whatever a host does.
+//! Each node enforces the stricter of what the LAN's owner set for all ([`super::lan_wide`]) and its own settings: at the
+//! ports of the guests that it runs, and on frames of guests that other members run when they arrive here. So a host is
+//! protected from its guests whatever a LAN's owner wants, and an owner from guests whatever a host does.
 
-use super::{Daemon, faults, lock, persist};
+use super::{
+    Daemon, faults,
+    lan_wide::{self, LanLayers},
+    lock, persist,
+};
 use crate::api;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, time::Instant};
 use tunnel::policy::{self, CompiledPolicy, How, LanPolicy, PortPolicy, SaidBy};
-use wire::{Fault, FaultKind, GuestId, LanId, MacAddr, NodeId, guest::GuestView, membership::Role};
+use wire::{Fault, FaultKind, GuestId, LanId, MacAddr, NodeId, guest::GuestView, membership::Role, settings::Setting};
 
 /// Settings of one LAN.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +22,8 @@ pub(super) struct LanSettings {
     pub policy: LanPolicy,
     /// Of single guests of this node.
     pub guests: Vec<(GuestId, PortPolicy)>,
-    /// The MTU that this node, as the LAN's owner, set.
-    pub mtu: Option<u16>,
+    /// What was asked for when guests of this node were started.
+    pub asked: Vec<(GuestId, PortPolicy)>,
 }
 
 /// Settings of all LANs, as the state folder keeps them.
@@ -46,6 +50,11 @@ impl Policies {
 impl LanSettings {
     fn of_guest(&self, id: GuestId) -> PortPolicy {
         let found = self.guests.iter().find(|(g, _)| *g == id);
+        found.map(|(_, p)| p.clone()).unwrap_or_default()
+    }
+
+    fn asked_of(&self, id: GuestId) -> PortPolicy {
+        let found = self.asked.iter().find(|(g, _)| *g == id);
         found.map(|(_, p)| p.clone()).unwrap_or_default()
     }
 
@@ -114,14 +123,63 @@ fn compiled(lan: &LanId, rules: Result<CompiledPolicy, policy::CompileError>) ->
 impl Daemon {
     /// The rules of a guest's port here.
     pub(super) fn guest_rules(&self, lan: &LanId, id: GuestId, mac: MacAddr) -> Result<CompiledPolicy, Fault> {
-        let settings = lock(&self.policies).of(lan);
-        compiled(lan, policy::compile(&settings.policy, &settings.of_guest(id), &[mac]))
+        let own = lock(&self.policies).of(lan);
+        let mut holds = self.lan_layers(lan, &own).holds;
+        self.within_owners_rates(&mut holds)?;
+        compiled(
+            lan,
+            policy::compile_asked(&holds, &own.of_guest(id), &own.asked_of(id), &[mac]),
+        )
+    }
+
+    /// The machine's owner lends no more of its uplink than its policy says, whatever a LAN leaves free.
+    fn within_owners_rates(&self, holds: &mut LanPolicy) -> Result<(), Fault> {
+        let (up, down) = self.owner.rates();
+        for (key, rate) in [("max_upload", up), ("max_download", down)] {
+            let Some(rate) = rate else { continue };
+            let mut cap = PortPolicy::default();
+            edit(&mut cap, key, Some(&rate.to_string()))?;
+            holds.guests = holds.guests.and(&cap).map_err(|e| usage(e.to_string()))?;
+            holds.free.remove(key);
+        }
+        Ok(())
+    }
+
+    /// Takes the wish of who starts a guest: refused if it is for more than is left to it here, else kept.
+    pub(super) fn ask_policy(&self, lan: &LanId, id: GuestId, list: &[Setting]) -> Result<(), Fault> {
+        let asked = lan_wide::wished(list)?;
+        let mut policies = lock(&self.policies);
+        let mut next = policies.clone();
+        let mut settings = next.of(lan);
+        let layers = self.lan_layers(lan, &settings);
+        let refused = |why: &dyn std::fmt::Display| {
+            Fault::new(FaultKind::Refused, format!("port policy on {}: {why}", self.name)).next(format!(
+                "see what holds there: lanline lan policy {} (on that machine)",
+                lan.name
+            ))
+        };
+        if let Some(why) = layers.clash {
+            return Err(refused(&why));
+        }
+        let own = settings.of_guest(id);
+        policy::check_asked(&layers.holds, &own, &asked).map_err(|e| refused(&e))?;
+        let anybody = MacAddr::local_from(&[2; 6]);
+        policy::compile_asked(&layers.holds, &own, &asked, &[anybody]).map_err(|e| refused(&e))?;
+        if asked == settings.asked_of(id) {
+            return Ok(());
+        }
+        settings.asked.retain(|(g, _)| *g != id);
+        settings.asked.push((id, asked));
+        next.put(lan, settings);
+        persist::save(&self.dir.join("policy.json"), &next)?;
+        *policies = next;
+        Ok(())
     }
 
     /// Tells the tunnel the rules for guests behind other members, and who only lends a machine.
     pub(super) async fn push_lan_rules(&self, lan: &LanId) {
-        let settings = lock(&self.policies).of(lan);
-        let remote = match compiled(lan, CompiledPolicy::for_remote(&settings.policy)) {
+        let own = lock(&self.policies).of(lan);
+        let remote = match compiled(lan, CompiledPolicy::for_remote(&self.lan_layers(lan, &own).holds)) {
             Ok(r) => r,
             Err(f) => return tracing::error!(lan = %lan, error = %f, "port policy of this LAN does not hold"),
         };
@@ -150,7 +208,11 @@ impl Daemon {
                     .next("set it on the node that runs it, or for the whole LAN"));
                 }
             };
-            self.change_policy(&lan, id, req)?;
+            if id.is_none() && !req.here && lock(&self.lans).owns(&lan) {
+                self.change_lan_wide(&lan, req)?;
+            } else {
+                self.change_policy(&lan, id, req)?;
+            }
             self.push_policy(&lan).await;
         }
         self.policy_view(&lan, guest).await
@@ -166,20 +228,45 @@ impl Daemon {
         for (key, value) in &req.set {
             settings.change(guest, key, Some(value))?;
         }
-        // Nothing is kept that would not hold for a guest that is here.
-        compiled(lan, CompiledPolicy::for_remote(&settings.policy))?;
+        // Nothing is kept that would not hold, alone, with what the owner set, and for every guest that is here.
+        let clash = |why: String| {
+            Fault::new(FaultKind::Usage, format!("port policy of {}: {why}", lan.name))
+                .next(format!("see what is set, and by whom: lanline lan policy {}", lan.name))
+        };
+        lan_wide::holds(&settings.policy).map_err(clash)?;
+        let layers = self.lan_layers(lan, &settings);
+        if let Some(why) = layers.clash {
+            return Err(clash(why));
+        }
         let anybody = MacAddr::local_from(&[2; 6]);
-        compiled(
-            lan,
-            policy::compile(&settings.policy, &PortPolicy::default(), &[anybody]),
-        )?;
-        for (_, own) in &settings.guests {
-            compiled(lan, policy::compile(&settings.policy, own, &[anybody]))?;
+        for (id, own) in &settings.guests {
+            let asked = settings.asked_of(*id);
+            compiled(lan, policy::compile_asked(&layers.holds, own, &asked, &[anybody]))?;
         }
         next.put(lan, settings);
         persist::save(&self.dir.join("policy.json"), &next)?;
         *policies = next;
         Ok(())
+    }
+
+    /// Changes what this node, the LAN's owner, sets for all members.
+    fn change_lan_wide(&self, lan: &LanId, req: &api::LanPolicyRequest) -> Result<(), Fault> {
+        let mut wide = LanSettings {
+            policy: self.owner_says(lan).policy,
+            ..LanSettings::default()
+        };
+        for key in &req.unset {
+            wide.change(None, key, None)?;
+        }
+        for (key, value) in &req.set {
+            wide.change(None, key, Some(value))?;
+        }
+        let own = lock(&self.policies).of(lan);
+        lan_wide::holds(&wide.policy)
+            .and_then(|()| wide.policy.and(&own.policy).map_err(|e| e.to_string()))
+            .and_then(|both| lan_wide::holds(&both))
+            .map_err(|why| usage(format!("port policy of {}: {why}", lan.name)))?;
+        self.sign_lan_wide(lan, self.mtu_set(lan), &wide.policy)
     }
 
     /// Forgets the settings of a guest that is removed.
@@ -188,20 +275,23 @@ impl Daemon {
         if !policies
             .lans
             .iter()
-            .any(|(_, s)| s.guests.iter().any(|(g, _)| *g == id))
+            .any(|(_, s)| s.guests.iter().chain(&s.asked).any(|(g, _)| *g == id))
         {
             return Ok(());
         }
         let mut next = policies.clone();
         for (_, s) in &mut next.lans {
             s.guests.retain(|(g, _)| *g != id);
+            s.asked.retain(|(g, _)| *g != id);
         }
+        // Whoever was last leaves an empty entry.
+        next.lans.retain(|(_, s)| *s != LanSettings::default());
         persist::save(&self.dir.join("policy.json"), &next)?;
         *policies = next;
         Ok(())
     }
 
-    async fn push_policy(&self, lan: &LanId) {
+    pub(super) async fn push_policy(&self, lan: &LanId) {
         self.push_lan_rules(lan).await;
         for guest in self.guests.list().into_iter().filter(|g| g.lan.as_ref() == Some(lan)) {
             let Some(port) = lock(&self.guest_ports).get(&guest.id).copied() else {
@@ -211,7 +301,13 @@ impl Daemon {
                 Ok(rules) => {
                     self.tunnel.set_guest_rules(port, rules).await;
                 }
-                Err(f) => tracing::error!(guest = %guest.name, error = %f, "port policy of this guest does not hold"),
+                // A guest's own settings no longer fit the LAN's: rather nothing than less than either wants.
+                Err(f) => {
+                    tracing::error!(guest = %guest.name, error = %f, "port policy of this guest does not hold: nothing of it passes");
+                    if let Ok(closed) = policy::compile(&LanPolicy::closed(), &PortPolicy::default(), &[guest.mac]) {
+                        self.tunnel.set_guest_rules(port, closed).await;
+                    }
+                }
             }
         }
     }
@@ -247,8 +343,29 @@ impl Daemon {
             }
             Some(Meant::Elsewhere(mac)) => (None, Some(*mac), None, self.elsewhere(lan, *mac).await),
         };
-        let own = id.map(|id| settings.of_guest(id)).unwrap_or_default();
-        let rows = policy::explain(&settings.policy, &own).map_err(|e| faults::failed(&e))?;
+        let found = self.lan_layers(lan, &settings);
+        let mut warnings = found.warnings();
+        let LanLayers {
+            mut layers,
+            holds,
+            clash,
+            owner,
+        } = found;
+        if let Some(id) = id {
+            layers.guest = settings.of_guest(id);
+            layers.asked = settings.asked_of(id);
+        }
+        let explained = match &clash {
+            None => layers
+                .explain()
+                .map_err(|e| warnings.push(lan_wide::closed_by(&e.to_string())))
+                .ok(),
+            Some(_) => None,
+        };
+        let rows = match explained {
+            Some(rows) => rows,
+            None => policy::explain(&LanPolicy::closed(), &PortPolicy::default()).map_err(|e| faults::failed(&e))?,
+        };
         let port = id.and_then(|id| lock(&self.guest_ports).get(&id).copied());
         let held = match port {
             Some(port) => self.tunnel.held(port).await.into_iter().map(held_row).collect(),
@@ -259,8 +376,11 @@ impl Daemon {
             guest: name,
             mac: mac.map(|m| m.to_string()),
             note,
-            allow_monitor: settings.policy.allow_monitor,
-            free: settings.policy.free.iter().cloned().collect(),
+            owner_serial: owner.signed.map(|(serial, _)| serial),
+            owner_set: owner.signed.map(|(_, at)| at.0),
+            warnings,
+            allow_monitor: holds.allow_monitor,
+            free: holds.free.iter().cloned().collect(),
             settings: rows.into_iter().map(row).collect(),
             held,
         })
@@ -292,8 +412,10 @@ fn row(w: policy::Why) -> api::PolicyRow {
         value: w.value,
         said_by: match w.said_by {
             SaidBy::BuiltIn => api::PolicyOrigin::BuiltIn,
-            SaidBy::Lan => api::PolicyOrigin::Lan,
+            SaidBy::Owner => api::PolicyOrigin::Owner,
+            SaidBy::Lan => api::PolicyOrigin::Node,
             SaidBy::Guest => api::PolicyOrigin::Guest,
+            SaidBy::Asked => api::PolicyOrigin::Start,
             SaidBy::LanOverGuest => api::PolicyOrigin::LanOverGuest,
         },
         meaning: w.meaning.into(),

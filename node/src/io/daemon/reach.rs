@@ -42,7 +42,7 @@ impl Daemon {
             out.extend(
                 bridges
                     .iter()
-                    .map(|(bridge, tap)| bridge_check(Path::new("/"), bridge, tap)),
+                    .map(|(bridge, tap)| bridge_check(Path::new("/"), joins, bridge, tap)),
             );
             out
         });
@@ -123,8 +123,13 @@ fn strange_addresses(nl: &mut Netlink, link: &Link, held: &Holdings) -> Option<b
     tunnel::io::packet::strange_address_is_answered(&link.name, router).ok()
 }
 
+/// Are frames that this card receives joined? `None` where it does not say.
+fn joins(card: &str) -> Option<bool> {
+    tunnel::io::tap::joins_received(card).ok()
+}
+
 /// What can go wrong in a bridge, found in `root`/sys and `root`/proc; `root` is `/` but in tests.
-fn bridge_check(root: &Path, bridge: &str, tap: &str) -> Check {
+fn bridge_check(root: &Path, joins: impl Fn(&str) -> Option<bool>, bridge: &str, tap: &str) -> Check {
     let row = format!("bridge {bridge}");
     let read = |p: &str| fs::read_to_string(root.join(p)).unwrap_or_default().trim().to_owned();
     let at = format!("sys/class/net/{bridge}");
@@ -167,6 +172,12 @@ fn bridge_check(root: &Path, bridge: &str, tap: &str) -> Check {
             None,
         );
     }
+    let is_tap = |port: &str| root.join(format!("sys/class/net/{port}/tun_flags")).exists();
+    if let Some(port) = ports.iter().find(|p| !is_tap(p) && joins(p) == Some(false)) {
+        let found =
+            format!("{port} hands over its frames one at a time (GRO is off), which halves the speed to the mesh");
+        return check(&row, Verdict::Warn, found, Some(&format!("ethtool -K {port} gro on")));
+    }
     check(
         &row,
         Verdict::Ok,
@@ -187,21 +198,23 @@ mod tests {
             fs::create_dir_all(p.parent().unwrap()).unwrap();
             fs::write(p, text).unwrap();
         };
-        let said = |words: &[&str]| {
-            let c = bridge_check(dir.path(), "br0", "lanline0");
+        let said = |gro: bool, words: &[&str]| {
+            let joins = |card: &str| (card == "eth0").then_some(gro);
+            let c = bridge_check(dir.path(), joins, "br0", "lanline0");
             let text = format!("{:?} {} {}", c.verdict, c.found, c.fix.unwrap_or_default());
             words.iter().for_each(|w| assert!(text.contains(w), "no {w}: {text}"));
         };
-        said(&["Fail", "lanline0 master br0"]);
+        said(true, &["Fail", "lanline0 master br0"]);
         put("sys/class/net/br0/brif/lanline0", "");
         put("sys/class/net/br0/bridge/stp_state", "1\n");
-        said(&["Warn", "stp_state 0"]);
+        said(true, &["Warn", "stp_state 0"]);
         put("sys/class/net/br0/bridge/stp_state", "0\n");
         put("proc/sys/net/bridge/bridge-nf-call-ip6tables", "1\n");
-        said(&["Warn", "bridge-nf-call-ip6tables=0"]);
+        said(true, &["Warn", "bridge-nf-call-ip6tables=0"]);
         put("proc/sys/net/bridge/bridge-nf-call-ip6tables", "0\n");
-        said(&["Warn", "only port"]);
+        said(true, &["Warn", "only port"]);
         put("sys/class/net/br0/brif/eth0", "");
-        said(&["Ok", "2 ports"]);
+        said(true, &["Ok", "2 ports"]);
+        said(false, &["Warn", "ethtool -K eth0 gro on"]);
     }
 }

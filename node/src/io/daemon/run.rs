@@ -4,7 +4,13 @@
 //! of one id with the guest that the first one made. So neither a broken path nor the death of either node makes two.
 
 use super::{Daemon, calls::CallEnd, find::Candidate, registry::MyGuest};
-use crate::api::{Progress, ProgressLine, RunRequest, RunResult, StepLine, Unit, WaitFor};
+use crate::{
+    api::{
+        ExecRequest, ExecView, PlaceRow, Progress, ProgressLine, RunRequest, RunResult, StepLine, Unit, WaitFor,
+        WaitRequest,
+    },
+    place,
+};
 use std::{
     collections::BTreeMap,
     sync::Mutex,
@@ -13,6 +19,7 @@ use std::{
 use wire::{
     ByteSize, Fault, FaultKind, GuestId, ImageId, LanId, Name, NodeId,
     guest::{FetchReport, GuestCall, GuestResult, GuestSpecV1, GuestUpdate, GuestView, MAX_HINTS, Step},
+    settings::Setting,
 };
 
 /// How long hosts are looked for before the best of those found is taken.
@@ -27,6 +34,9 @@ struct Plan {
     image: ImageId,
     image_ref: String,
     hints: Vec<NodeId>,
+    net_policy: Vec<Setting>,
+    /// This node holds the image.
+    here: bool,
 }
 
 /// How long a person waits: `limit` since the last sign that it goes on. A step is one, and so is a piece that arrived;
@@ -75,6 +85,9 @@ struct Trail {
     steps: Vec<StepLine>,
     fetched: FetchReport,
     address: Option<String>,
+    placement: Vec<PlaceRow>,
+    /// The guest came up.
+    ran: bool,
 }
 
 impl Trail {
@@ -89,15 +102,28 @@ impl Trail {
     }
 }
 
+/// The port policy that is asked for, checked as far as it can be here.
+fn wishes(req: &RunRequest) -> Result<Vec<Setting>, Fault> {
+    let one = |(key, value): (&String, &String)| Setting {
+        key: key.clone(),
+        value: value.chars().filter(|c| !c.is_whitespace()).collect(),
+    };
+    let list: Vec<Setting> = req.net_policy.iter().map(one).collect();
+    super::lan_wide::wished(&list)?;
+    Ok(list)
+}
+
 impl Daemon {
     /// Finds a host, starts a guest there, waits for what the caller asked for.
     pub(super) async fn run_guest(&self, req: RunRequest, progress: Progress) -> Result<RunResult, Fault> {
         let t0 = Instant::now();
         let plan = self.plan_run(&req, &progress).await?;
+        let req = self.sized_warm(req, plan.image, &plan.hints).await?;
         let mut trail = Trail::default();
         let wait = Wait::new(t0, Duration::from_millis(req.timeout_ms), progress.clone());
         progress.waiting("looking for hosts that lend");
-        let candidates = self.candidates(&req, &plan).await?;
+        let (candidates, placement) = self.candidates(&req, &plan).await?;
+        trail.placement = placement;
         let id = GuestId::from_random(rand::random());
         let mut refusals = Vec::new();
         for c in candidates {
@@ -105,7 +131,12 @@ impl Daemon {
             trail.step(&progress, "host_found", t0, format!("chose {}", c.describe()));
             let started = self.start_at(&c, id, &req, &plan, &wait, &mut trail).await;
             match started {
-                Ok(view) => return Ok(self.run_result(&c, view, &plan, trail, t0)),
+                Ok(view) => {
+                    let exec = self.finish_run(&req, &plan, &progress).await?;
+                    let mut result = self.run_result(&c, view, &plan, trail, t0);
+                    result.exec = exec;
+                    return Ok(result);
+                }
                 Err(f) if req.host.is_none() && f.kind == FaultKind::Refused => {
                     tracing::info!(host = %c.id, why = %f.what, "host refused, trying the next");
                     refusals.push(f);
@@ -116,6 +147,38 @@ impl Daemon {
         Err(refusals.into_iter().next().unwrap_or_else(no_host))
     }
 
+    /// What `run` does with a guest that runs: waits for its agent, or gives it a command and removes it after that.
+    async fn finish_run(&self, req: &RunRequest, plan: &Plan, progress: &Progress) -> Result<Option<ExecView>, Fault> {
+        let name = plan.name.to_string();
+        if req.wait == WaitFor::Agent || req.batch.is_some() {
+            let until = WaitRequest {
+                until: "agent".into(),
+                timeout_ms: req.timeout_ms,
+            };
+            self.wait_guest(&name, until, progress).await?;
+        }
+        let Some(argv) = &req.batch else { return Ok(None) };
+        progress.waiting(format!("{name} is at it"));
+        let ask = ExecRequest {
+            argv: argv.clone(),
+            input_base64: String::new(),
+            timeout_ms: wire::guest::MAX_WAIT_MS,
+        };
+        let done = self.exec_in_guest(&name, ask, progress).await?;
+        let m = self.resolve_guest(&name)?;
+        // Its work is done: it is not asked to shut down, nothing of it is kept.
+        self.ask(
+            &m,
+            GuestCall::Stop {
+                guest: m.id,
+                force: true,
+            },
+        )
+        .await?;
+        self.remove_anywhere(&name, false).await?;
+        Ok(Some(done))
+    }
+
     async fn plan_run(&self, req: &RunRequest, progress: &Progress) -> Result<Plan, Fault> {
         if req.cpus == 0 || req.memory_bytes == 0 {
             return Err(Fault::new(
@@ -124,6 +187,7 @@ impl Daemon {
             ));
         }
         let lan = self.lan_for_run(req.lan.as_deref())?;
+        let net_policy = wishes(req)?;
         progress.waiting(format!("looking for image {}", req.image));
         let image = self.find_image(&req.image).await?;
         let name = match &req.name {
@@ -138,6 +202,7 @@ impl Daemon {
                     .next(format!("choose another name, or remove it: lanline rm {name}")),
             );
         }
+        let here = self.store_info(image.id).await.is_some();
         let mut hints = image.holders;
         hints.truncate(MAX_HINTS);
         Ok(Plan {
@@ -146,15 +211,18 @@ impl Daemon {
             image: image.id,
             image_ref: image.shown,
             hints,
+            net_policy,
+            here,
         })
     }
 
-    async fn candidates(&self, req: &RunRequest, plan: &Plan) -> Result<Vec<Candidate>, Fault> {
+    async fn candidates(&self, req: &RunRequest, plan: &Plan) -> Result<(Vec<Candidate>, Vec<PlaceRow>), Fault> {
         if let Some(host) = &req.host {
             let id = self.resolve_node(host)?;
             let found = self.find_hosts(FIND_HOSTS).await;
             let known = found.hosts.into_iter().find(|c| c.id == id);
-            return Ok(vec![known.unwrap_or_else(|| Candidate::unknown(id, self.name_of(id)))]);
+            let named = known.unwrap_or_else(|| Candidate::unknown(id, self.name_of(id)));
+            return Ok(self.ranked(vec![named], req, plan));
         }
         let found = self.find_hosts(FIND_HOSTS).await;
         let total = found.hosts.len();
@@ -164,7 +232,7 @@ impl Daemon {
             .filter(|c| c.fits(req, plan.lan.as_ref()))
             .collect();
         if !fits.is_empty() {
-            return Ok(fits);
+            return Ok(self.ranked(fits, req, plan));
         }
         let why = if total == 0 {
             "no machine offers to run guests".to_owned()
@@ -177,6 +245,30 @@ impl Daemon {
         };
         Err(Fault::new(FaultKind::NoMatch, why)
             .next("see who lends: lanline hosts; or lend this machine: lanline offer"))
+    }
+
+    /// Candidates in the order in which they are asked, and why.
+    fn ranked(&self, hosts: Vec<Candidate>, req: &RunRequest, plan: &Plan) -> (Vec<Candidate>, Vec<PlaceRow>) {
+        let facts: Vec<place::Facts<'_>> = hosts
+            .iter()
+            .map(|c| place::Facts {
+                id: c.id,
+                name: &c.name,
+                offer: c.offer.as_ref(),
+                rtt: if c.id == self.me { Some(Duration::ZERO) } else { c.rtt },
+                holds_image: plan.hints.contains(&c.id) || c.id == self.me && plan.here,
+                granted: c.id == self.me || self.token_for(c.id).is_some(),
+            })
+            .collect();
+        let ranked = place::rank(&facts, req.cpus);
+        drop(facts);
+        let mut slots: Vec<Option<Candidate>> = hosts.into_iter().map(Some).collect();
+        let (order, rows): (Vec<usize>, Vec<PlaceRow>) = ranked.into_iter().unzip();
+        let hosts = order
+            .into_iter()
+            .filter_map(|i| slots.get_mut(i).and_then(Option::take))
+            .collect();
+        (hosts, rows)
     }
 
     /// Starts the guest at one host, repeating the call while the path breaks and time is left.
@@ -200,11 +292,29 @@ impl Daemon {
             hints: plan.hints.clone(),
         };
         self.registry_add(MyGuest::new(id, host.id, &spec, super::now()))?;
-        let call = GuestCall::Start {
-            id,
-            spec: Box::new(spec),
-            token: self.token_for(host.id),
+        let (spec, token, net_policy) = (Box::new(spec), self.token_for(host.id), plan.net_policy.clone());
+        let call = match &req.user_data {
+            None if req.warm => GuestCall::StartWarm {
+                id,
+                spec,
+                token,
+                net_policy,
+            },
+            None => GuestCall::Start {
+                id,
+                spec,
+                token,
+                net_policy,
+            },
+            Some(text) => GuestCall::StartSeeded {
+                id,
+                spec,
+                token,
+                net_policy,
+                user_data: text.clone().into_bytes(),
+            },
         };
+        call.check()?;
         let wait_ip = req.wait == WaitFor::Ip && plan.lan.is_some();
         let mut broken = None;
         loop {
@@ -217,7 +327,10 @@ impl Daemon {
             };
             match end {
                 CallEnd::Fault(f) => {
-                    self.registry_remove(id)?;
+                    // A host takes away what did not come up. What ran stays, whatever it was still waited for.
+                    if !trail.ran {
+                        self.registry_remove(id)?;
+                    }
                     return Err(f);
                 }
                 CallEnd::Broken(why) => {
@@ -296,6 +409,8 @@ impl Daemon {
             image_bytes: trail.fetched.bytes,
             bytes_from,
             steps: trail.steps,
+            exec: None,
+            placement: trail.placement,
             total_ms: millis(t0.elapsed()),
         }
     }
@@ -324,16 +439,26 @@ fn no_host() -> Fault {
     Fault::new(FaultKind::NoMatch, "no machine offers to run guests").next("see who lends: lanline hosts")
 }
 
+/// Shows what a host waits for, of a call whose steps nobody counts.
+pub(super) fn show_waiting(update: GuestUpdate, progress: &Progress) {
+    match update {
+        GuestUpdate::Waiting { what } if what != super::host::STILL_WORKING => progress.waiting(what),
+        GuestUpdate::Progress(p) => progress.progress(super::convert::pull_line("fetching the image", &p)),
+        _ => {}
+    }
+}
+
 /// Shows an update of a host to the person who waits, and keeps what the result needs.
 fn note_update(update: GuestUpdate, host: &Candidate, wait: &Wait, trail: &mut Trail) {
     let (t0, progress) = (wait.t0, &wait.progress);
     wait.saw(&update);
     match update {
         GuestUpdate::Step { step, note, .. } => {
+            trail.ran |= step == Step::Running;
             let (word, text) = match step {
                 Step::Admitted => ("admitted", format!("{} admits the guest", host.name)),
                 Step::Fetching => ("fetching", with_note("fetching the image", &note)),
-                Step::Fetched => ("fetched", with_note("image is there", &note)),
+                Step::Fetched => ("fetched", with_note("enough of the image is there", &note)),
                 Step::Starting => ("starting", with_note("starting", &note)),
                 Step::Running => ("running", with_note("running", &note)),
                 Step::Address => {

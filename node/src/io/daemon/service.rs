@@ -1,6 +1,6 @@
 //! The control API on this node: each method resolves what a person typed and hands it to the organ that knows.
 
-use super::{Daemon, convert, faults, find, guest_rows, images, run::millis};
+use super::{Daemon, console::Screen, convert, faults, find, guest_rows, images, run::millis};
 use crate::api::{self, Answer, Progress, Service};
 use futures::FutureExt;
 use std::{
@@ -100,8 +100,16 @@ impl Service for Node {
         self.one(async move { self.0.drops_view(&lan).await })
     }
 
+    fn lan_traffic(&self, lan: String) -> Answer<'_, api::TrafficView> {
+        self.one(async move { self.0.traffic_view(&lan).await })
+    }
+
     fn lan_trace(&self, req: api::TraceRequest) -> Answer<'_, api::TraceView> {
         self.one(async move { self.0.trace(req).await })
+    }
+
+    fn advise_placement(&self, req: api::PlacementRequest) -> Answer<'_, api::PlacementView> {
+        self.one(async move { self.0.placement(&req).await })
     }
 
     fn lan_capture(&self, lan: String, req: api::CaptureRequest) -> Answer<'_, api::Capture> {
@@ -122,6 +130,10 @@ impl Service for Node {
 
     fn hosts(&self) -> Answer<'_, api::HostsView> {
         self.one(async { Ok(self.0.hosts_view(FIND_HOSTS).await) })
+    }
+
+    fn query(&self, req: api::QueryRequest, progress: Progress) -> Answer<'_, api::QueryView> {
+        self.one(async move { self.0.query(req, &progress).await })
     }
 
     fn offer(&self, req: api::OfferRequest) -> Answer<'_, api::OfferView> {
@@ -207,6 +219,44 @@ impl Service for Node {
         self.one(async move { self.0.pull_image(&image, req, &progress).await })
     }
 
+    fn image_mount(&self, image: String, req: api::ImageMount, progress: Progress) -> Answer<'_, api::MountRow> {
+        self.one(async move { self.0.mount_image(&image, req, &progress).await })
+    }
+
+    fn image_umount(&self, req: api::ImageUmount) -> Answer<'_, api::MountRow> {
+        self.one(async move { self.0.umount_image(&req).await })
+    }
+
+    fn image_mounts(&self) -> Answer<'_, Vec<api::MountRow>> {
+        self.one(async { Ok(self.0.mount_rows()) })
+    }
+
+    fn image_publish(
+        &self,
+        guest: String,
+        req: api::ImagePublish,
+        progress: Progress,
+    ) -> Answer<'_, api::PublishResult> {
+        self.one(async move { self.0.publish_guest(&guest, req, progress).await })
+    }
+
+    fn image_export(&self, image: String, req: api::ImageExport, progress: Progress) -> Answer<'_, api::ExportResult> {
+        self.one(async move { self.0.export_image(&image, req, progress).await })
+    }
+
+    fn image_gc(&self, req: api::ImageGc) -> Answer<'_, api::GcResult> {
+        self.one(self.0.collect_images(req))
+    }
+
+    fn image_archive(
+        &self,
+        image: String,
+        req: api::ImageArchive,
+        progress: Progress,
+    ) -> Answer<'_, api::ArchiveResult> {
+        self.one(async move { self.0.archive_image(&image, req, progress).await })
+    }
+
     fn run(&self, req: api::RunRequest, progress: Progress) -> Answer<'_, api::RunResult> {
         self.one(self.0.run_guest(req, progress))
     }
@@ -224,6 +274,22 @@ impl Service for Node {
                 _ => Err(nonsense()),
             }
         })
+    }
+
+    fn policy_check(&self, req: api::PolicyRequest) -> Answer<'_, api::PolicyReport> {
+        self.one(async move { self.0.policy_check(&req) })
+    }
+
+    fn policy_explain(&self) -> Answer<'_, api::PolicyView> {
+        self.one(async { Ok(self.0.owners_view()) })
+    }
+
+    fn usage(&self, req: api::UsageRequest) -> Answer<'_, Vec<api::UsageRow>> {
+        self.one(async move { Ok(self.0.usage_rows(req.guest.as_deref(), req.since)) })
+    }
+
+    fn guest_set(&self, guest: String, req: api::SetRequest) -> Answer<'_, api::GuestView> {
+        self.one(async move { self.0.set_anywhere(&guest, &req).await })
     }
 
     fn guest_stop(&self, guest: String, req: api::StopRequest, progress: Progress) -> Answer<'_, api::StopView> {
@@ -261,8 +327,40 @@ impl Service for Node {
         })
     }
 
-    fn guest_rm(&self, guest: String) -> Answer<'_, api::GuestRemoved> {
-        self.one(async move { self.0.remove_anywhere(&guest).await })
+    fn guest_rm(&self, guest: String, forget: bool) -> Answer<'_, api::GuestRemoved> {
+        self.one(async move { self.0.remove_anywhere(&guest, forget).await })
+    }
+
+    fn guest_life(&self, guest: String, req: api::LifeRequest, progress: Progress) -> Answer<'_, api::LifeView> {
+        self.one(async move { self.0.live(&guest, req, &progress).await })
+    }
+
+    fn guest_move(&self, guest: String, req: api::MoveRequest, progress: Progress) -> Answer<'_, api::LifeView> {
+        self.one(async move { self.0.move_guest(&guest, req, &progress).await })
+    }
+
+    fn guest_snapshots(&self, guest: String) -> Answer<'_, Vec<api::SnapshotRow>> {
+        self.one(async move { self.0.snapshot_rows(&guest).await })
+    }
+
+    fn guest_clone(&self, guest: String, req: api::CloneRequest, progress: Progress) -> Answer<'_, api::GuestView> {
+        self.one(async move { self.0.clone_guest(&guest, req, &progress).await })
+    }
+
+    fn guest_wait(&self, guest: String, req: api::WaitRequest, progress: Progress) -> Answer<'_, api::GuestView> {
+        self.one(async move { self.0.wait_guest(&guest, req, &progress).await })
+    }
+
+    fn guest_exec(&self, guest: String, req: api::ExecRequest, progress: Progress) -> Answer<'_, api::ExecView> {
+        self.one(async move { self.0.exec_in_guest(&guest, req, &progress).await })
+    }
+
+    fn guest_read(&self, guest: String, req: api::FileRead) -> Answer<'_, api::FilePart> {
+        self.one(async move { self.0.read_in_guest(&guest, req).await })
+    }
+
+    fn guest_write(&self, guest: String, req: api::FileWrite) -> Answer<'_, api::FileWritten> {
+        self.one(async move { self.0.write_in_guest(&guest, req).await })
     }
 
     fn guest_logs(&self, guest: String, max_bytes: u64) -> Answer<'_, api::GuestLogs> {
@@ -293,18 +391,11 @@ impl Service for Node {
     }
 
     fn console(&self, guest: String) -> Answer<'_, Box<dyn api::ConsoleStream>> {
-        self.one(async move {
-            let m = self.0.resolve_guest(&guest)?;
-            let open = ConsoleOpen {
-                guest: m.id,
-                token: self.0.token_for(m.host),
-            };
-            let host = self.0.name_of(m.host).unwrap_or_else(|| m.host.to_string());
-            self.0
-                .call_console(m.host, &open)
-                .await
-                .map_err(|e| e.into_fault(&host))
-        })
+        self.one(async move { self.0.open_anywhere(&guest, Screen::Console).await })
+    }
+
+    fn display(&self, guest: String) -> Answer<'_, Box<dyn api::ConsoleStream>> {
+        self.one(async move { self.0.open_anywhere(&guest, Screen::Display).await })
     }
 }
 
@@ -316,22 +407,88 @@ fn nonsense() -> Fault {
 }
 
 impl Daemon {
-    async fn ask(&self, m: &guest_rows::Meant, call: GuestCall) -> Result<GuestResult, Fault> {
+    async fn open_anywhere(&self, guest: &str, screen: Screen) -> Result<Box<dyn api::ConsoleStream>, Fault> {
+        let m = self.resolve_guest(guest)?;
+        let open = ConsoleOpen {
+            guest: m.id,
+            token: self.token_for(m.host),
+        };
+        let host = self.name_of(m.host).unwrap_or_else(|| m.host.to_string());
+        self.call_console(m.host, &open, screen)
+            .await
+            .map_err(|e| e.into_fault(&host))
+    }
+
+    pub(super) async fn ask(&self, m: &guest_rows::Meant, call: GuestCall) -> Result<GuestResult, Fault> {
         let host = self.name_of(m.host).unwrap_or_else(|| m.host.to_string());
         self.call_host(m.host, &call, |_| {})
             .await
             .map_err(|e| e.into_fault(&host))
     }
 
-    /// Removes a guest at its host, then what this node wrote down of it. A host that is gone for good keeps nobody.
-    async fn remove_anywhere(&self, guest: &str) -> Result<api::GuestRemoved, Fault> {
+    /// Changes what a guest gets, at its host.
+    async fn set_anywhere(&self, guest: &str, req: &api::SetRequest) -> Result<api::GuestView, Fault> {
         let m = self.resolve_guest(guest)?;
+        let GuestResult::Guest(view) = self.ask(&m, GuestCall::Info { guest: m.id }).await? else {
+            return Err(nonsense());
+        };
+        let interactive = match req.class.as_deref() {
+            None => None,
+            Some("interactive") => Some(true),
+            Some("batch") => Some(false),
+            Some(c) => {
+                return Err(Fault::new(
+                    FaultKind::Usage,
+                    format!("there is no class '{}'", wire::fault::plain(c)),
+                )
+                .next("write interactive or batch"));
+            }
+        };
+        let change = wire::guest::GuestSet {
+            cpu: req
+                .cpu
+                .as_deref()
+                .map(|t| super::owner::limit_of(t, view.cpus))
+                .transpose()?,
+            memory: req.memory_bytes.map(wire::ByteSize),
+            interactive,
+        };
+        match self.ask(&m, GuestCall::Set { guest: m.id, change }).await? {
+            GuestResult::Guest(v) => Ok(self.guest_view(&v)),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Removes a guest at its host, then what this node wrote down of it. With `forget`, a host that does not answer is
+    /// not waited for: it is told when it comes back.
+    pub(super) async fn remove_anywhere(&self, guest: &str, forget: bool) -> Result<api::GuestRemoved, Fault> {
+        let m = self.resolve_guest(guest)?;
+        if self.registry().get(m.id).is_some_and(|g| g.moving_to().is_some()) {
+            let what = format!("guest {} is on the way to another host", m.name);
+            return Err(Fault::new(FaultKind::Refused, what).next(format!(
+                "finish that, or take it back: lanline move {} --cancel",
+                m.name
+            )));
+        }
+        let removed = |name: String, forgotten| api::GuestRemoved {
+            id: m.id.to_string(),
+            name,
+            forgotten,
+        };
         match self.ask(&m, GuestCall::Info { guest: m.id }).await {
             Ok(GuestResult::Guest(v)) if v.pid.is_some() => {
                 return Err(
                     Fault::new(FaultKind::Refused, format!("guest {} is {}", m.name, v.state))
                         .next(format!("stop it first: lanline stop {}", m.name)),
                 );
+            }
+            Err(f) if f.kind == FaultKind::Unreachable && forget => {
+                self.registry_forget(m.id)?;
+                return Ok(removed(m.name.clone(), true));
+            }
+            Err(f) if f.kind == FaultKind::Unreachable => {
+                let next = format!("if its host never comes back: lanline rm {} --forget", m.name);
+                return Err(Fault::new(f.kind, f.what).next(next));
             }
             Err(f) if f.kind != FaultKind::NoMatch => return Err(f),
             _ => {}
@@ -341,10 +498,7 @@ impl Daemon {
             _ => return Err(nonsense()),
         }
         self.registry_remove(m.id)?;
-        Ok(api::GuestRemoved {
-            id: m.id.to_string(),
-            name: m.name,
-        })
+        Ok(removed(m.name.clone(), false))
     }
 
     async fn pull_image(
@@ -365,7 +519,8 @@ impl Daemon {
         progress.waiting(format!("looking for image {text}"));
         let image = self.find_image(text).await?;
         let here = self.store_info(image.id).await.is_some_and(|i| i.complete);
-        if image.holders.is_empty() && !here {
+        let cold = self.with_store(move |s| s.archive_of(image.id)).await?.is_some();
+        if image.holders.is_empty() && !here && !cold {
             return Err(find::unknown_image(text));
         }
         let what = format!("fetching {}", image.shown);
@@ -375,6 +530,14 @@ impl Daemon {
             })
             .await?;
         if let (Some(name), Some(tag)) = (image.name, image.tag) {
+            // A name never goes back to an image that its publisher has left.
+            if let Some(why) = report.refused_names.get(&format!("{name}:{tag}")) {
+                return Err(Fault::new(
+                    FaultKind::Refused,
+                    format!("the image is here, but it is not named: {why}"),
+                )
+                .next(format!("if the old one is what you want, use its id: {}", image.id)));
+            }
             let id = image.id;
             self.with_store(move |s| s.name(id, &name, &tag)).await?;
         }

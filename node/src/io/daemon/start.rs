@@ -24,6 +24,7 @@ const FAREWELL: Duration = Duration::from_millis(1_500);
 pub async fn run(opts: UpOptions) -> Result<(), Fault> {
     let claim = server::claim(&opts.state)?;
     super::interface::settle_all(&opts.state).await?;
+    super::mounts::clear_left(&opts.state)?;
     let stop = CancellationToken::new();
     let (daemon, tasks) = assemble(opts, stop.clone()).await?;
     let socket = claim.bind()?;
@@ -72,28 +73,36 @@ impl Tasks {
         tokio::spawn(d.clone().watch_guests(self.guests));
         tokio::spawn(d.clone().watch_discovery(self.discovery));
         tokio::spawn(d.clone().drive_lans());
+        tokio::spawn(d.clone().grow_lean());
         tokio::spawn(d.clone().serve_admissions());
         tokio::spawn(d.clone().serve_grants());
         tokio::spawn(d.clone().serve_macs());
+        tokio::spawn(d.clone().serve_sums());
         tokio::spawn(d.clone().serve_groups());
         tokio::spawn(d.clone().serve_index());
         tokio::spawn(d.clone().serve_pieces());
+        tokio::spawn(d.clone().renew_names());
+        tokio::spawn(d.clone().keep_room());
         tokio::spawn(d.clone().serve_guest_calls());
-        tokio::spawn(d.clone().serve_consoles());
+        tokio::spawn(d.clone().serve_consoles(super::console::Screen::Console));
+        tokio::spawn(d.clone().serve_consoles(super::console::Screen::Display));
+        tokio::spawn(d.clone().serve_moves());
         tokio::spawn(d.clone().keep_links());
         tokio::spawn(d.clone().keep_underlay());
         tokio::spawn(d.clone().keep_attached());
         tokio::spawn(d.clone().publish_facts());
+        tokio::spawn(d.clone().sense_load());
+        tokio::spawn(d.clone().keep_policy());
+        tokio::spawn(d.clone().keep_usage());
+        tokio::spawn(d.clone().serve_usage());
         tokio::spawn(d.clone().serve_pings());
         tokio::spawn(d.clone().serve_traces());
+        tokio::spawn(d.clone().serve_talks());
     }
 }
 
-async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemon>, Tasks), Fault> {
-    let dir = opts.state.clone();
-    let key = overlay::io::load_or_make_key(&dir.join("node.key")).map_err(|e| faults::failed(&e))?;
-    let me = key.node_id();
-    let mut caps = vm::io::probe(&probe_config(&opts)).await;
+async fn capabilities(opts: &UpOptions) -> vm::io::HostCaps {
+    let mut caps = vm::io::probe(&probe_config(opts)).await;
     if opts.config.accel == AccelChoice::Kvm && caps.accel != wire::guest::Accel::Kvm {
         caps.qemu = None;
         caps.missing = Some(format!(
@@ -101,22 +110,30 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
             caps.accel_reason
         ));
     }
+    caps
+}
+
+async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemon>, Tasks), Fault> {
+    let dir = opts.state.clone();
+    let key = overlay::io::load_or_make_key(&dir.join("node.key")).map_err(|e| faults::failed(&e))?;
+    let me = key.node_id();
+    let caps = capabilities(&opts).await;
     let store = open_store(&dir, &opts).await?;
     let lending = Lending::load(&dir)?;
-    let (guests, guest_events) = open_guests(&dir, me, &caps, lending.offer).await?;
+    let owner = super::owner::Owner::load(&dir, me).await?;
+    let (guests, guest_events) = open_guests(&dir, me, &caps, (lending.offer, owner.gate())).await?;
     let (overlay, overlay_events) = Overlay::start(overlay_config(&opts, key.clone())?)
         .await
         .map_err(|e| faults::failed(&e))?;
     let (tunnel, tunnel_events) = tunnel::io::Tunnel::start(overlay.runtime(), tunnel::io::TunnelConfig { node: me });
     super::loops::arm(&tunnel, &key).await;
-    let (discovery, discovery_events) = discovery::io::Discovery::start(
-        &tokio::runtime::Handle::current(),
-        Arc::new(overlay.clone()),
-        key.clone(),
-        dir.join("advert.seq"),
-    )
-    .map_err(|e| faults::failed(&e))?;
+    let network = Arc::new(overlay.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let (discovery, discovery_events) =
+        discovery::io::Discovery::start(&runtime, network, key.clone(), dir.join("advert.seq"))
+            .map_err(|e| faults::failed(&e))?;
     let lans = load_lans(&dir, &opts, me)?;
+    let usage = super::usage::Book::load(&dir)?;
     let (attached, registry, policies) = load_state(&dir)?;
     let daemon = Arc::new_cyclic(|weak| Daemon {
         weak: weak.clone(),
@@ -138,16 +155,24 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         attached: Mutex::new(attached),
         changes: super::interface::Changes::default(),
         links: Mutex::new(LinkBook::default()),
+        load: Mutex::default(),
+        link_rates: Mutex::default(),
+        disk_free: std::sync::atomic::AtomicU64::default(),
         lending: Mutex::new(lending),
         registry: Mutex::new(registry),
         policies: Mutex::new(policies),
+        usage: Mutex::new(usage),
+        owner,
         pulls: Mutex::default(),
         exports: Mutex::default(),
+        mounts: Mutex::default(),
         turns: Mutex::default(),
         admitting: tokio::sync::Mutex::new(()),
         plugging: tokio::sync::Mutex::new(()),
         guest_ports: Mutex::default(),
         guest_changes: tokio::sync::watch::Sender::new(0),
+        advert_changes: tokio::sync::watch::Sender::new(0),
+        queries: Arc::new(tokio::sync::Semaphore::new(discovery::defaults::SQL_RUNNING)),
         stop,
     });
     let tasks = Tasks {
@@ -187,8 +212,10 @@ fn probe_config(opts: &UpOptions) -> vm::io::ProbeConfig {
 
 async fn open_store(dir: &Path, opts: &UpOptions) -> Result<::images::io::Store, Fault> {
     let (dir, quota) = (dir.join("images"), opts.config.store_quota);
+    let upload = u64::from(opts.config.store_upload_mbps) * 1_000_000 / 8;
     let config = ::images::io::StoreConfig {
         quota: (quota.0 > 0).then_some(quota),
+        upload: (upload > 0).then_some(upload),
         ..Default::default()
     };
     tokio::task::spawn_blocking(move || ::images::io::Store::open(&dir, config))
@@ -201,10 +228,11 @@ async fn open_guests(
     dir: &Path,
     me: wire::NodeId,
     caps: &vm::io::HostCaps,
-    offer: Option<super::grants::Offer>,
+    (offer, gate): (Option<super::grants::Offer>, vm::io::Gate),
 ) -> Result<(vm::io::Guests, tokio::sync::mpsc::Receiver<vm::io::GuestEvent>), Fault> {
     let config = vm::io::GuestsConfig {
         offer: offer.map(Into::into),
+        gate,
         ..vm::io::GuestsConfig::new(me, caps.clone())
     };
     vm::io::Guests::open(&dir.join("guests"), config)
@@ -227,6 +255,9 @@ fn overlay_config(opts: &UpOptions, key: wire::NodeKey) -> Result<OverlayConfig,
         bootstrap,
         peer_book: opts.state.join("peers.json"),
         mdns: opts.config.mdns,
+        relay: opts.config.relay,
+        port_mapping: opts.config.port_mapping,
+        web_port: std::num::NonZeroU16::new(opts.config.web_port),
         agent: format!("lanline/{}", env!("CARGO_PKG_VERSION")),
     })
 }
@@ -252,24 +283,35 @@ impl Daemon {
                     if let Err(f) = self.take_up(&view, found.disk).await {
                         tracing::error!(guest = %view.name, error = %f, "a running guest cannot be served");
                     }
+                    tokio::spawn(self.clone().bring_kernel(view.id, view.image));
+                }
+                // One whose memory had not all come has begun anew: nobody asked it to stand still.
+                GuestState::Hibernated if self.guests.is_warm(view.id).await.unwrap_or(false) => {
+                    self.begin_again(view.id);
                 }
                 GuestState::Fetching | GuestState::Starting => {
-                    let (daemon, id) = (self.clone(), view.id);
-                    tokio::spawn(async move {
-                        if let Err(f) = daemon.bring_up(id, &[], &super::host::Teller::nobody()).await {
-                            tracing::error!(guest = %id, error = %f, "a start that was cut off cannot be finished");
-                        }
-                    });
+                    self.begin_again(view.id);
                 }
+                GuestState::Stopped => self.reboot(view.id, view.image),
                 _ => {}
             }
         }
         self.publish_soon();
     }
 
-    async fn take_up(&self, view: &wire::guest::GuestView, disk: bool) -> Result<(), Fault> {
+    /// Goes on with a start that was cut off.
+    fn begin_again(self: &Arc<Self>, id: wire::GuestId) {
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            if let Err(f) = daemon.bring_up(id, &[], &super::host::Teller::nobody()).await {
+                tracing::error!(guest = %id, error = %f, "a start that was cut off cannot be finished");
+            }
+        });
+    }
+
+    async fn take_up(self: &Arc<Self>, view: &wire::guest::GuestView, disk: bool) -> Result<(), Fault> {
         if disk {
-            self.serve_disk(view.id, view.image).await?;
+            self.serve_found_disk(view.id, view.image).await?;
         }
         if let Some(lan) = &view.lan {
             self.tunnel.add_lan(lan.clone()).await.map_err(|e| faults::failed(&e))?;
@@ -283,6 +325,7 @@ impl Daemon {
             tracing::debug!("not everybody heard that this node ends; its adverts run out by themselves");
         }
         self.overlay.shutdown().await;
+        self.umount_all().await;
         lock(&self.exports).clear();
     }
 }

@@ -51,7 +51,9 @@ impl Daemon {
         };
         if let (Some(owner), Some(mac)) = (owner, mac) {
             let links = self.tunnel.lan_links(&lan).await;
-            view.link = links.iter().find(|l| l.peer == owner).map(link_view);
+            let nat = self.overlay.status().await.ok().map(|s| s.nat);
+            let link = links.iter().find(|l| l.peer == owner);
+            view.link = link.map(|l| link_view(l, self.why_path(&l.path, nat.as_ref())));
             match self.ask_there(&lan, owner, mac).await {
                 Ok(there) => view.there = Some(there),
                 Err(why) => view.silent = Some(why),

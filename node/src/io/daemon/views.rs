@@ -1,6 +1,6 @@
 //! What the node shows of itself: status, peers, hosts, LANs, and the round trips of `ping`.
 
-use super::{Daemon, convert, faults, lans, lock, run::millis};
+use super::{Daemon, convert, faults, lans, lock, look::why_line, run::millis};
 use crate::api;
 use std::{collections::BTreeMap, time::Duration};
 use wire::{Fault, FaultKind};
@@ -22,6 +22,7 @@ impl Daemon {
             listen: net.listen.iter().map(ToString::to_string).collect(),
             observed: net.observed.iter().map(ToString::to_string).collect(),
             reachability: net.reachability,
+            nat: convert::nat(&net.nat),
             peers: count(self.overlay.peers().await.len()),
             lans: self.lan_rows().await,
             guests: api::GuestCounts {
@@ -29,12 +30,15 @@ impl Daemon {
                 mine: count(self.registry().all().len()),
             },
             offer: offer.on.then_some(offer),
+            relay: self.relay_view(),
             uptime_ms: millis(self.started.elapsed()),
         })
     }
 
     pub(super) async fn peer_rows(&self) -> Vec<api::PeerRow> {
         let mut rows: Vec<_> = self.overlay.peers().await;
+        let nat = self.overlay.status().await.ok().map(|s| s.nat);
+        let frames = self.why_paths().await;
         rows.sort_by_key(|p| p.id);
         let wall = super::now();
         rows.into_iter()
@@ -49,6 +53,9 @@ impl Daemon {
                     name: self.name_of(p.id),
                     path: convert::path(p.path),
                     relay: p.relay.map(|r| r.to_string()),
+                    frame_relays: p.frame_relays.iter().map(ToString::to_string).collect(),
+                    why: nat.as_ref().and_then(|n| n.why(p.path)),
+                    frames: frames.get(&p.id).map(why_line),
                     address: p.addr,
                     rtt_ms: p.rtt.map(as_ms),
                     loss: (p.sent > 0).then(|| p.lost as f64 / p.sent as f64),
@@ -75,6 +82,8 @@ impl Daemon {
             name: self.name_of(peer),
             frame: Vec::new(),
             control: Vec::new(),
+            why: None,
+            frames: None,
         };
         for seq in 1..=req.count {
             let frame = self.tunnel.echo(peer, PING_WAIT).await.map_err(|e| e.to_string());
@@ -90,6 +99,11 @@ impl Daemon {
                     .next("see who is connected: lanline peers"),
             );
         }
+        let row = self.overlay.peers().await.into_iter().find(|p| p.id == peer);
+        if let (Some(row), Ok(net)) = (row, self.overlay.status().await) {
+            report.why = net.nat.why(row.path);
+        }
+        report.frames = self.why_paths().await.get(&peer).map(why_line);
         Ok(report)
     }
 
@@ -111,6 +125,14 @@ impl Daemon {
                 memory_free_bytes: o.memory_free.0,
                 guests: u32::from(o.vms),
                 load: Some(f64::from(o.load1_x100) / 100.0),
+                forecast: o.forecast.map(|f| api::LoadView {
+                    cpus: u32::from(f.cpus),
+                    now: f64::from(f.now_x100) / 100.0,
+                    p10: f64::from(f.p10_x100) / 100.0,
+                    p60: f64::from(f.p60_x100) / 100.0,
+                    err60: f64::from(f.err60_x100) / 100.0,
+                    model: f.model,
+                }),
                 rtt_ms: c.rtt.map(as_ms),
                 path: peers.get(&c.id).map(|p| convert::path(p.path)),
                 granted: Some(me || self.token_for(c.id).is_some()),

@@ -5,7 +5,7 @@ use overlay::io::OverlayEvent;
 use std::{fs, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use wire::{
-    NodeId,
+    ByteSize, NodeId,
     advert::{Body, HostOffer, LanTag, MAX_LANS, Running, Slot, short_text},
     guest::GuestView,
 };
@@ -29,13 +29,20 @@ impl Daemon {
                     self.discovery.neighbours_changed();
                     self.link_soon();
                     let daemon = self.clone();
-                    tokio::spawn(async move { daemon.deliver_grants(peer).await });
+                    tokio::spawn(async move {
+                        daemon.deliver_grants(peer).await;
+                        daemon.remove_forgotten(peer).await;
+                    });
                 }
                 OverlayEvent::Disconnected(peer) => {
                     tracing::info!(%peer, "disconnected");
                     self.discovery.neighbours_changed();
                 }
-                OverlayEvent::AddressesChanged => self.lans_changed.notify_one(),
+                OverlayEvent::AddressesChanged => {
+                    self.lans_changed.notify_one();
+                    self.publish_soon();
+                    self.discovery.rejoin();
+                }
                 OverlayEvent::Link(link) => self.take_link(link).await,
             }
         }
@@ -46,10 +53,14 @@ impl Daemon {
         while let Some(event) = events.recv().await {
             tracing::info!(event = ?event, "guest");
             // It may run again by the time that its end is heard of.
-            if let vm::io::GuestEvent::Exited { id, .. } = event
-                && self.guests.info(id).is_none_or(|g| g.pid.is_none())
-            {
-                self.unplug(id).await;
+            if let vm::io::GuestEvent::Exited { id, .. } = event {
+                let left = self.guests.info(id);
+                if left.as_ref().is_none_or(|g| g.pid.is_none()) {
+                    self.unplug(id).await;
+                }
+                if let Some(guest) = left {
+                    self.reboot(id, guest.image);
+                }
             }
             self.publish_soon();
         }
@@ -96,6 +107,7 @@ impl Daemon {
         let whole: vm::admission::Offer = offer.into();
         let running = self.guests.list().iter().filter(|g| g.state.holds_capacity()).count();
         let lans = lock(&self.lans).lans();
+        let terms = self.owner.terms();
         Some(Body::Host(HostOffer {
             arch: self.caps.arch.parse().ok()?,
             cpus_total: whole.cpus,
@@ -108,12 +120,19 @@ impl Daemon {
             vms: u16::try_from(running).unwrap_or(u16::MAX),
             max_vms: whole.max_vms,
             load1_x100: load1_x100(),
+            forecast: lock(&self.load).clone(),
             lans: lans
                 .iter()
                 .filter(|l| l.role.is_some())
                 .map(|l| LanTag::from(&l.lan))
                 .take(MAX_LANS)
                 .collect(),
+            // In GiB: what a guest writes is no news.
+            disk_free: ByteSize(self.disk_free.load(std::sync::atomic::Ordering::Relaxed) >> 30 << 30),
+            price: terms.0,
+            lease_max_s: terms.1,
+            // Discovery knows where this node stands.
+            coord: None,
         }))
     }
 
@@ -134,7 +153,7 @@ impl Daemon {
         said
     }
 
-    /// Answers `/lanline/index/1` until the node ends.
+    /// Answers `/lanline/index/2` until the node ends.
     pub(super) async fn serve_index(self: Arc<Self>) {
         let mut calls = self.overlay.serve(wire::advert::INDEX_PROTOCOL);
         while let Some(inbound) = calls.recv().await {
@@ -171,6 +190,7 @@ impl Daemon {
     pub(super) async fn watch_discovery(self: Arc<Self>, mut events: mpsc::Receiver<discovery::io::DiscoveryEvent>) {
         use discovery::io::DiscoveryEvent as E;
         while let Some(event) = events.recv().await {
+            self.advert_changes.send_modify(|n| *n = n.wrapping_add(1));
             match event {
                 E::Changed(row) if row.advert.node != self.me && !row.advert.addrs.is_empty() => {
                     let addrs = row.advert.addrs.iter().filter_map(|a| a.parse().ok()).collect();

@@ -4,7 +4,7 @@ use super::App;
 use crate::{
     api::{
         Answer, Line, Progress, Service,
-        routes::{MAX_BYTES, ON_DISCONNECT},
+        routes::{MAX_BYTES, ON_DISCONNECT, Op},
     },
     defaults,
 };
@@ -77,6 +77,18 @@ impl Input {
                     Err(Fault::new(FaultKind::Usage, what))
                 }
             },
+        }
+    }
+
+    /// A parameter that is `true` or `false`; `false` without one.
+    pub fn flag(&self, name: &str) -> Result<bool, Fault> {
+        match self.query.get(name).map(String::as_str) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(v) => Err(Fault::new(
+                FaultKind::Usage,
+                format!("{name} is 'true' or 'false', not '{v}'"),
+            )),
         }
     }
 
@@ -212,8 +224,8 @@ fn ndjson(lines: mpsc::Receiver<Line>) -> impl futures::Stream<Item = Result<Byt
     })
 }
 
-/// A console: raw bytes both ways until either side ends or the node does.
-pub(super) async fn console(app: &Arc<App>, guest: String, mut req: Request) -> Result<Response, Fault> {
+/// A console or a display: raw bytes both ways until either side ends or the node does.
+pub(super) async fn console(app: &Arc<App>, op: Op, guest: String, mut req: Request) -> Result<Response, Fault> {
     let asked = req
         .headers()
         .get(header::UPGRADE)
@@ -226,7 +238,10 @@ pub(super) async fn console(app: &Arc<App>, guest: String, mut req: Request) -> 
         ));
     }
     let turn = turn(&app.consoles, "consoles", defaults::MAX_CONSOLES)?;
-    let guest = app.service.console(guest).await?;
+    let guest = match op {
+        Op::Display => app.service.display(guest).await?,
+        _ => app.service.console(guest).await?,
+    };
     let upgrade = hyper::upgrade::on(&mut req);
     let stop = app.stop.clone();
     tokio::spawn(async move {

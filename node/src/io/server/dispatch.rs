@@ -6,7 +6,7 @@ use super::{
 };
 use crate::api::{
     openapi,
-    routes::{MAX_BYTES, ON_DISCONNECT, Op, Shape, route},
+    routes::{FORGET, MAX_BYTES, ON_DISCONNECT, Op, Shape, route},
 };
 use axum::response::Response;
 use std::sync::Arc;
@@ -25,7 +25,11 @@ pub(super) async fn dispatch(app: Arc<App>, op: Op, input: Input) -> Result<Resp
             answer::capture(&app, input).await
         }
         _ => {
-            input.only(if op == Op::GuestLogs { &[MAX_BYTES] } else { &[] })?;
+            input.only(match op {
+                Op::GuestLogs => &[MAX_BYTES],
+                Op::GuestRm => &[FORGET],
+                _ => &[],
+            })?;
             let _turn = app.requests.acquire().await.map_err(|_| misrouted(op))?;
             short(&app, op, input).await
         }
@@ -46,6 +50,10 @@ fn long(app: &Arc<App>, op: Op, input: &Input) -> Result<Response, Fault> {
             let req = input.body()?;
             stream(app, input, move |s, p| s.join(req, p))
         }
+        Op::Query => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.query(req, p))
+        }
         Op::ImageAdd => {
             let req = input.body()?;
             stream(app, input, move |s, p| s.image_add(req, p))
@@ -55,6 +63,22 @@ fn long(app: &Arc<App>, op: Op, input: &Input) -> Result<Response, Fault> {
             let req = input.body()?;
             stream(app, input, move |s, p| s.image_pull(subject, req, p))
         }
+        Op::ImageMount => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.image_mount(subject, req, p))
+        }
+        Op::ImagePublish => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.image_publish(subject, req, p))
+        }
+        Op::ImageExport => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.image_export(subject, req, p))
+        }
+        Op::ImageArchive => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.image_archive(subject, req, p))
+        }
         Op::Run => {
             let req = input.body()?;
             stream(app, input, move |s, p| s.run(req, p))
@@ -62,6 +86,26 @@ fn long(app: &Arc<App>, op: Op, input: &Input) -> Result<Response, Fault> {
         Op::GuestStop => {
             let req = input.body()?;
             stream(app, input, move |s, p| s.guest_stop(subject, req, p))
+        }
+        Op::GuestLife => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.guest_life(subject, req, p))
+        }
+        Op::GuestMove => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.guest_move(subject, req, p))
+        }
+        Op::GuestClone => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.guest_clone(subject, req, p))
+        }
+        Op::GuestWait => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.guest_wait(subject, req, p))
+        }
+        Op::GuestExec => {
+            let req = input.body()?;
+            stream(app, input, move |s, p| s.guest_exec(subject, req, p))
         }
         _ => Err(misrouted(op)),
     }
@@ -80,20 +124,50 @@ async fn short(app: &App, op: Op, input: Input) -> Result<Response, Fault> {
         Op::Down => json(&s.down().await?),
         Op::Hosts => json(&s.hosts().await?),
         Op::Offer => json(&s.offer(input.body()?).await?),
+        Op::PolicyCheck => json(&s.policy_check(input.body()?).await?),
+        Op::PolicyExplain => json(&s.policy_explain().await?),
+        Op::Usage => json(&s.usage(input.body()?).await?),
+        Op::GuestSet => {
+            let req = input.body()?;
+            json(&s.guest_set(input.subject, req).await?)
+        }
         Op::Grant => json(&s.grant(input.body()?).await?),
         Op::Grants => json(&s.grants().await?),
         Op::Revoke => json(&s.revoke(input.subject).await?),
         Op::ImageLs => json(&s.image_ls().await?),
         Op::ImageShow => json(&s.image_show(input.subject).await?),
+        Op::ImageUmount => json(&s.image_umount(input.body()?).await?),
+        Op::ImageMounts => json(&s.image_mounts().await?),
+        Op::ImageGc => json(&s.image_gc(input.body()?).await?),
         Op::ImageRm => json(&s.image_rm(input.subject).await?),
         Op::Guests => json(&s.guests().await?),
         Op::GuestInfo => json(&s.guest_info(input.subject).await?),
-        Op::GuestRm => json(&s.guest_rm(input.subject).await?),
+        Op::GuestRm => {
+            let forget = input.flag(FORGET)?;
+            json(&s.guest_rm(input.subject, forget).await?)
+        }
         Op::GuestLogs => {
             let max = input.max_bytes()?;
             json(&s.guest_logs(input.subject, max).await?)
         }
+        Op::GuestSnapshots | Op::GuestRead | Op::GuestWrite => guest(app, op, input).await,
         _ => lan(app, op, input).await,
+    }
+}
+
+async fn guest(app: &App, op: Op, input: Input) -> Result<Response, Fault> {
+    let s = &app.service;
+    match op {
+        Op::GuestSnapshots => json(&s.guest_snapshots(input.subject).await?),
+        Op::GuestRead => {
+            let req = input.body()?;
+            json(&s.guest_read(input.subject, req).await?)
+        }
+        Op::GuestWrite => {
+            let req = input.body()?;
+            json(&s.guest_write(input.subject, req).await?)
+        }
+        _ => Err(misrouted(op)),
     }
 }
 
@@ -101,7 +175,9 @@ async fn lan(app: &App, op: Op, input: Input) -> Result<Response, Fault> {
     let s = &app.service;
     match op {
         Op::LanDrops => json(&s.lan_drops(input.subject).await?),
+        Op::LanTraffic => json(&s.lan_traffic(input.subject).await?),
         Op::LanTrace => json(&s.lan_trace(input.body()?).await?),
+        Op::AdvisePlacement => json(&s.advise_placement(input.body()?).await?),
         Op::Lans => json(&s.lans().await?),
         Op::LanCreate => json(&s.lan_create(input.body()?).await?),
         Op::LanShow => json(&s.lan_show(input.subject).await?),

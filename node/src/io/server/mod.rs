@@ -97,7 +97,7 @@ fn router(app: Arc<App>) -> Router {
 async fn one(app: Arc<App>, op: Op, params: RawPathParams, req: Request) -> Response {
     let subject = params.iter().next().map(|(_, v)| v.to_owned()).unwrap_or_default();
     let answer = match op {
-        Op::Console => answer::console(&app, subject, req).await,
+        Op::Console | Op::Display => answer::console(&app, op, subject, req).await,
         _ => match answer::Input::read(subject, req).await {
             Ok(input) => dispatch::dispatch(app, op, input).await,
             Err(e) => Err(e),

@@ -108,7 +108,7 @@ impl Reporter {
                 self.clear();
                 hint(&render::step(&s.note, &self.view));
             }
-            Line::Done { .. } | Line::Fault { .. } => self.clear(),
+            Line::Change(_) | Line::Done { .. } | Line::Fault { .. } => self.clear(),
         }
     }
 
