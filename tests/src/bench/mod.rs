@@ -5,4 +5,5 @@
 pub mod goals;
 pub mod metrics;
 pub mod parse;
+pub mod paths;
 pub mod report;

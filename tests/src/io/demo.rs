@@ -30,8 +30,9 @@ const RUN_LIMIT: Duration = Duration::from_secs(150);
 /// How long the mesh may take to know something that a node has just announced.
 const SETTLE: Duration = Duration::from_secs(45);
 
-/// Bytes that must have left a seeder before it counts as "mid-transfer": well into its half of some 45 MB.
-const MID_TRANSFER: u64 = 4_000_000;
+/// Bytes that must have left a seeder before it counts as "mid-transfer": well into its half of the kernel, before which
+/// no guest starts.
+const MID_TRANSFER: u64 = 1_500_000;
 
 /// The scene before the guest is asked for.
 pub struct Stage {

@@ -3,19 +3,18 @@
 //!
 //! What it does not do: nothing in the guest knows of lanline. It is a machine that plugs into a LAN.
 
-use super::{evidence, kernel, sh};
-use crate::{
-    cpio::{self, Entry},
-    modules,
-    rng::SplitMix64,
+use super::{
+    evidence,
+    initrd::{self, Initrd},
+    kernel, sh,
 };
-use anyhow::{Context, Result, bail};
+use crate::rng::SplitMix64;
+use anyhow::{Context, Result};
 use std::{
     fs::{self, File},
-    io::Write,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 /// Raised when the recipe changes, so that an older image is not taken for this one.
@@ -34,7 +33,7 @@ const PAYLOAD_FILE_BYTES: usize = 10 << 20;
 const TIME: &str = "1700000000";
 
 /// The guest's kernel command line: console on the serial port, and few words there, for it is slow.
-pub const CMDLINE: &str = "console=ttyS0 loglevel=4 panic=10";
+pub const CMDLINE: &str = "console=ttyS0 loglevel=4 panic=10 no_timer_check";
 
 /// Modules without which there is no disk, no root file system and no network.
 const NEEDED: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_net", "ext4"];
@@ -95,7 +94,7 @@ pub fn build() -> Result<GuestImage> {
     let root = evidence::workspace()?.join("target").join("guest");
     fs::create_dir_all(&root)?;
     let kernel = kernel::find(&root)?;
-    let busybox = fs::read(sh::tool("busybox").context("busybox is missing; install busybox-static")?)?;
+    let busybox = initrd::busybox()?;
     let busybox_sum = busybox
         .iter()
         .fold(0u64, |h, b| h.rotate_left(5) ^ u64::from(*b).wrapping_mul(0x9e37_79b9));
@@ -123,60 +122,22 @@ pub fn build() -> Result<GuestImage> {
 /// Makes the three files in `dir`.
 fn build_in(dir: &Path, kernel: &kernel::Kernel, busybox: &[u8]) -> Result<()> {
     fs::create_dir_all(dir)?;
-    let list = load_list(kernel)?;
     fs::copy(&kernel.vmlinuz, dir.join("vmlinuz"))?;
     fs::set_permissions(dir.join("vmlinuz"), fs::Permissions::from_mode(0o644))?;
-    build_initrd(kernel, &list, busybox, &dir.join("initrd.gz"))?;
+    let initrd = Initrd {
+        kernel,
+        needed: &NEEDED,
+        useful: &USEFUL,
+        applets: &APPLETS,
+        more: Vec::new(),
+        init: include_bytes!("guest/init.sh"),
+    };
+    initrd.write(&dir.join("initrd.gz"))?;
     build_disk(kernel, busybox, dir)
 }
 
-fn load_list(kernel: &kernel::Kernel) -> Result<Vec<String>> {
-    let read = |name: &str| {
-        let path = kernel.modules.join(name);
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    modules::load_order(&read("modules.dep")?, &read("modules.builtin")?, &NEEDED, &USEFUL)
-}
-
-fn build_initrd(kernel: &kernel::Kernel, list: &[String], busybox: &[u8], to: &Path) -> Result<()> {
-    let run = |content: &[u8]| Entry::File {
-        content: content.to_vec(),
-        run: true,
-    };
-    let mut all: Vec<(String, Entry)> = ["bin", "dev", "modules", "newroot", "proc", "sys"]
-        .map(|d| (d.to_owned(), Entry::Dir))
-        .into();
-    all.push(("dev/console".into(), Entry::Device(5, 1)));
-    all.push(("bin/busybox".into(), run(busybox)));
-    all.extend(APPLETS.map(|a| (format!("bin/{a}"), Entry::Link("busybox".into()))));
-    let mut names = String::new();
-    for path in list {
-        let file = format!("{}.ko", modules::module_name(path));
-        let content = kernel::read_module(&kernel.modules.join(path))?;
-        names += &format!("{file}\n");
-        all.push((format!("modules/{file}"), Entry::File { content, run: false }));
-    }
-    let content = names.into_bytes();
-    all.push(("modules/list".into(), Entry::File { content, run: false }));
-    all.push(("init".into(), run(include_bytes!("guest/init.sh"))));
-    let mut gzip = Command::new("gzip")
-        .args(["-n", "-6", "-c"])
-        .stdin(Stdio::piped())
-        .stdout(File::create(to)?)
-        .spawn()
-        .context("cannot start gzip")?;
-    gzip.stdin
-        .take()
-        .context("gzip without stdin")?
-        .write_all(&cpio::archive(&all))?;
-    let status = gzip.wait()?;
-    if !status.success() {
-        bail!("gzip ended with {status}");
-    }
-    Ok(())
-}
-
-fn build_disk(kernel: &kernel::Kernel, busybox: &[u8], half: &Path) -> Result<()> {
+/// Modules of `kernel` in the order in which they load.
+pub(super) fn build_disk(kernel: &kernel::Kernel, busybox: &[u8], half: &Path) -> Result<()> {
     let tree = half.join("tree");
     for d in [
         "bin", "dev", "etc", "lib", "proc", "root", "run", "sbin", "srv/www", "sys", "tmp", "usr/bin",

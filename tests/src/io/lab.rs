@@ -54,6 +54,7 @@ pub struct Lab {
     nodes: Vec<Node>,
     homes: Vec<Arc<Home>>,
     machines: Vec<Arc<Machine>>,
+    routers: Vec<Arc<Machine>>,
     emulator: Emulator,
     internet: Netns,
     failed: bool,
@@ -117,6 +118,7 @@ impl Lab {
             nodes: Vec::new(),
             homes: Vec::new(),
             machines: Vec::new(),
+            routers: Vec::new(),
             emulator: Emulator::start(seed_of(name))?,
             internet,
             failed: false,
@@ -191,6 +193,22 @@ impl Lab {
         Ok((near, line))
     }
 
+    /// Readies another address on a machine's line. Gives a file of commands for `ip -batch` in its namespace that take it
+    /// in the place of the first: one process, so that two machines can move at the same moment.
+    pub fn other_address(&self, m: &Machine) -> Result<PathBuf> {
+        let [a, b, n, _] = m.addr.octets();
+        let (far, near) = (Ipv4Addr::new(a, b + 1, n, 1), Ipv4Addr::new(a, b + 1, n, 2));
+        self.internet
+            .ip(&["addr", "add", &format!("{far}/30"), "dev", &format!("link{n}")])?;
+        let commands = format!(
+            "addr add {near}/30 dev wan0\nroute replace default via {far}\naddr del {}/30 dev wan0\n",
+            m.addr
+        );
+        let file = self.dir.join(format!("{}.move", m.name));
+        fs::write(&file, commands)?;
+        Ok(file)
+    }
+
     /// Sets the MTU of the interfaces at both ends of a machine's line, as on an Ethernet of jumbo frames. What the
     /// line itself lets through is its `Params::mtu`.
     pub fn set_interface_mtu(&self, m: &Machine, mtu: u16) -> Result<()> {
@@ -200,6 +218,43 @@ impl Lab {
         self.internet
             .ip(&["link", "set", &format!("link{n}"), "mtu", &mtu])
             .map(|_| ())
+    }
+
+    /// On the way between two machines so many of a hundred packets are lost, both ways; what is not named is well. Their
+    /// ways to everybody else stay as they are.
+    pub fn spoil(&self, pairs: &[(&Machine, &Machine, u8)]) -> Result<()> {
+        let drawn = |percent: u8| match percent {
+            0 => None,
+            1..100 => Some(format!("numgen random mod 100 < {percent} drop")),
+            _ => Some("drop".to_owned()),
+        };
+        let rule = |from: &Machine, to: &Machine, percent: u8| {
+            let what = drawn(percent);
+            what.map_or_else(String::new, |w| {
+                format!("ip saddr {} ip daddr {} {w}\n", from.addr, to.addr)
+            })
+        };
+        let rules: String = pairs.iter().map(|(a, b, p)| rule(a, b, *p) + &rule(b, a, *p)).collect();
+        let table = format!(
+            "table ip spoiled {{}}\ndelete table ip spoiled\ntable ip spoiled {{\nchain forward {{\n\
+             type filter hook forward priority 0; policy accept;\n{rules}}}\n}}\n"
+        );
+        self.internet.nft(&self.dir, &table)
+    }
+
+    /// Keeps a router that is no machine of its own for as long as the lab lives.
+    pub(super) fn keep_router(&mut self, router: Arc<Machine>) {
+        self.routers.push(router);
+    }
+
+    /// Keeps a process of the lab's own, which is ended with it.
+    pub(super) fn keep_child(&mut self, child: Child) {
+        self.captures.push(child);
+    }
+
+    /// The namespace of the internet itself.
+    pub(super) fn internet(&self) -> &Netns {
+        &self.internet
     }
 
     /// Registers a machine and captures what its line carries.
@@ -281,6 +336,7 @@ impl Drop for Lab {
         self.nodes.clear();
         self.homes.clear();
         self.machines.clear();
+        self.routers.clear();
         if let Err(e) = fs::remove_dir_all(&self.dir) {
             say(&format!("lab: cannot remove {}: {e}", self.dir.display()));
         }

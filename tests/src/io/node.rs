@@ -4,6 +4,7 @@ use super::{
     lab::Machine,
     netns::RunAs,
     sh::{self, Output},
+    shell::Shell,
 };
 use crate::defaults;
 use anyhow::{Context, Result, bail};
@@ -43,6 +44,14 @@ impl Default for NodeSpec {
 }
 
 impl NodeSpec {
+    /// A node that speaks IPv6 too; the lab's others have IPv4 alone.
+    pub fn dual_stack() -> Self {
+        Self {
+            args: vec!["--listen".into(), format!("[::]:{}", defaults::NODE_PORT)],
+            ..Self::default()
+        }
+    }
+
     /// A node without root rights or capabilities.
     pub fn unprivileged() -> Self {
         Self {
@@ -113,13 +122,10 @@ impl Node {
         let from = self.log().len();
         let log = OpenOptions::new().create(true).append(true).open(&self.0.log)?;
         let mut c = self.command()?;
-        c.args([
-            "up",
-            "--listen",
-            &format!("0.0.0.0:{}", defaults::NODE_PORT),
-            "--name",
-            self.name(),
-        ]);
+        c.args(["up", "--name", self.name()]);
+        if !self.0.spec.args.iter().any(|a| a == "--listen") {
+            c.args(["--listen", &format!("0.0.0.0:{}", defaults::NODE_PORT)]);
+        }
         c.args(&self.0.spec.args);
         let child = c.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         *self.child() = Some(child);
@@ -217,6 +223,13 @@ impl Node {
         })
     }
 
+    /// Opens a guest's console, as `lanline console GUEST` with its input and output in pipes.
+    pub fn console(&self, guest: &str) -> Result<Shell> {
+        let mut c = self.command()?;
+        c.args(["console", guest]);
+        Shell::start(c)
+    }
+
     /// Its node id, asked for once.
     pub fn id(&self) -> Result<String> {
         if let Some(id) = self.known_id() {
@@ -278,6 +291,11 @@ impl Running {
     /// What it has printed on stderr so far.
     pub fn stderr(&self) -> String {
         fs::read_to_string(&self.err).unwrap_or_default()
+    }
+
+    /// What it has printed on stdout so far.
+    pub fn stdout(&self) -> String {
+        fs::read_to_string(&self.out).unwrap_or_default()
     }
 
     /// Its process id.

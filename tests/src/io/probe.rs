@@ -85,12 +85,17 @@ pub struct StreamReport {
     pub longest_run_lost: u32,
 }
 
-/// How long the receiver waits after the last packet was sent.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long the receiver waits for the next packet: longer than the 3 s that frames may take to find another way.
+const LINGER: Duration = Duration::from_millis(3_500);
 
 impl Stream {
     /// Sends it from one namespace to an address of another.
     pub fn run(&self, from: &Netns, to: &Netns, addr: IpAddr) -> Result<StreamReport> {
+        self.run_in_trains(1, from, to, addr)
+    }
+
+    /// The same, with `train` packets at a time as fast as they go, and then a pause: as many a second all the same.
+    pub fn run_in_trains(&self, train: u32, from: &Netns, to: &Netns, addr: IpAddr) -> Result<StreamReport> {
         let rx = to.enter(|| Ok(UdpSocket::bind(SocketAddr::new(addr, 0))?))?;
         let there = rx.local_addr()?;
         let tx = from.enter(move || {
@@ -104,13 +109,13 @@ impl Stream {
         })?;
         rx.set_read_timeout(Some(LINGER))?;
         let this = *self;
-        let sender = std::thread::spawn(move || this.send(&tx));
+        let sender = std::thread::spawn(move || this.send(&tx, train.max(1)));
         let numbers = self.receive(&rx)?;
         sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
         Ok(judge(&numbers, self.count))
     }
 
-    fn send(self, tx: &UdpSocket) -> Result<()> {
+    fn send(self, tx: &UdpSocket, train: u32) -> Result<()> {
         let mut packet = vec![0; self.len.max(4)];
         let began = Instant::now();
         for n in 0..self.count {
@@ -118,7 +123,9 @@ impl Stream {
                 head.copy_from_slice(&n.to_be_bytes());
             }
             tx.send(&packet)?;
-            sh::pause((self.every * (n + 1)).saturating_sub(began.elapsed()));
+            if (n + 1).is_multiple_of(train) {
+                sh::pause((self.every * (n + 1)).saturating_sub(began.elapsed()));
+            }
         }
         Ok(())
     }

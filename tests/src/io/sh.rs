@@ -206,7 +206,7 @@ pub fn wait_busy(d: Duration) {
 }
 
 /// Gives up the CPU for `d`: for the pace of polling, and for a product that says nowhere when it has settled.
-pub(crate) fn pause(d: Duration) {
+pub fn pause(d: Duration) {
     // An interrupted pause only polls earlier.
     poll(&mut [], Some(&timespec(d))).ok();
 }

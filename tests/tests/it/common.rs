@@ -1,12 +1,13 @@
 //! What several lab tests begin with, and how they read a refusal.
 
 use anyhow::{Context, Result, ensure};
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 use tests::{
     io::{
-        lab::Lab,
+        lab::{Lab, say},
         node::{Node, NodeSpec, binary, text},
-        sh::Output,
+        sh::{Output, eventually},
+        small_guest::{self, SmallGuest},
     },
     netem::Params,
     rng::SplitMix64,
@@ -38,6 +39,41 @@ pub fn joined(lab: &mut Lab, owner: &Node, name: &str, role: &str, spec: NodeSpe
     let node = started(lab, name, spec)?;
     node.ok(&["join", &owner.ok(&["lan", "invite", "home", "--for", role])?])?;
     Ok(node)
+}
+
+/// A started host that lends two processors and so much memory to the owner, and that the owner sees.
+pub fn lends(lab: &mut Lab, owner: &Node, name: &str, spec: NodeSpec, memory: &str) -> Result<Node> {
+    let host = joined(lab, owner, name, "host", spec)?;
+    host.ok(&["offer", "--cpus", "2", "--memory", memory])?;
+    host.ok(&["grant", &owner.id()?, "--cpus", "2", "--memory", memory])?;
+    let id = host.id()?;
+    eventually(Duration::from_secs(120), "the owner to see the host's offer", || {
+        let hosts = owner.cli(&["hosts", "--json"])?;
+        Ok((hosts.code == 0 && hosts.stdout.contains(&id)).then_some(()))
+    })?;
+    Ok(host)
+}
+
+/// The small guest with QEMU's agent in it; `None`: something is missing, and is said in the test's name.
+pub fn small_with_agent(lab: &Lab, test: &str) -> Result<Option<SmallGuest>> {
+    let mut missing = small_guest::missing();
+    let dir = lab.dir().join("small");
+    fs::create_dir_all(&dir)?;
+    if missing.is_empty() {
+        if let Some(small) = SmallGuest::build_with_agent(&dir)? {
+            return Ok(Some(small));
+        }
+        missing.push("qemu-ga");
+    }
+    say(&format!("skipped: {test}: missing {}", missing.join(", ")));
+    Ok(None)
+}
+
+/// Counts on in a guest's memory, and gives the new count.
+pub fn counts(owner: &Node, guest: &str) -> Result<u64> {
+    let add = "n=$(cat /run/n); n=$((n+1)); echo $n | tee /run/n";
+    let said = owner.ok(&["exec", guest, "--", "sh", "-c", add])?;
+    said.trim().parse().with_context(|| format!("it counts '{said}'"))
 }
 
 /// A file of `len` bytes that no compressor shrinks; the same seed gives the same file.

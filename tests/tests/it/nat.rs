@@ -1,61 +1,135 @@
-//! Members behind routers: whatever the routers do, frames flow between them, over another member if need be.
+//! Members behind routers: whatever the routers do, frames flow between them, directly where theory allows it. These are
+//! the telling pairs; `cargo xtask bench paths` has all of them, with times.
 
 use crate::common::{owner, with_nodes};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 use tests::{
     io::{
-        lab::{Lab, say},
-        nat::Nat,
-        node::{Node, NodeSpec},
-        sh::eventually,
+        lab::say,
+        mapper::Speaks,
+        nat::{Nat, Shared, Site},
+        node::NodeSpec,
+        paths::{Case, Patience, measure},
+        sh::{self, eventually},
     },
     netem::Params,
 };
 
-/// A guard against hanging; the slowest pair takes a third of it.
-const REACH: Duration = Duration::from_secs(60);
+/// Guards against hanging, nothing more: the machine may be busy.
+const PATIENCE: Patience = Patience {
+    first: Duration::from_secs(60),
+    direct: Duration::from_secs(60),
+    stream: None,
+};
 
-fn behind(lab: &mut Lab, owner: &Node, nat: Nat, name: &str) -> Result<Node> {
-    let machine = lab.behind(nat, name, &Params::home_line())?;
-    let node = lab.node(&machine, name, NodeSpec::default())?;
-    node.start()?;
-    node.ok(&["join", &owner.ok(&["lan", "invite", "home"])?])?;
-    Ok(node)
+/// Frames flow; by a direct path if `direct`, else it does not matter.
+fn frames_flow(name: &str, case: Case, direct: bool) -> Result<()> {
+    with_nodes(name, |lab| {
+        let patience = Patience {
+            direct: if direct { PATIENCE.direct } else { Duration::ZERO },
+            ..PATIENCE
+        };
+        let pair = measure(lab, case, patience)?;
+        say(&format!("{case:?}: {pair:?}"));
+        ensure!(pair.first_frame.is_some(), "no frame passed: {pair:?}");
+        ensure!(
+            !direct || pair.path.as_deref() == Some("direct"),
+            "not direct: {pair:?}"
+        );
+        Ok(())
+    })
 }
 
-fn frames_flow(name: &str, a: Nat, b: Nat) -> Result<()> {
+fn behind(a: Nat, b: Nat) -> Case {
+    Case::Apart(Site::Behind(a), Site::Behind(b))
+}
+
+#[test]
+fn two_routers_that_keep_ports_let_a_direct_path_through() -> Result<()> {
+    frames_flow("nat-plain", behind(Nat::Masquerade, Nat::Masquerade), true)
+}
+
+#[test]
+fn a_symmetric_router_meets_a_cone_directly() -> Result<()> {
+    frames_flow("nat-symmetric-cone", behind(Nat::Symmetric, Nat::Restricted), true)
+}
+
+#[test]
+fn frames_flow_between_two_symmetric_routers() -> Result<()> {
+    frames_flow("nat-symmetric", behind(Nat::Symmetric, Nat::Symmetric), false)
+}
+
+#[test]
+fn frames_flow_where_one_side_has_no_udp() -> Result<()> {
+    let case = Case::Apart(Site::Behind(Nat::NoUdp), Site::Double);
+    frames_flow("nat-no-udp", case, false)
+}
+
+#[test]
+fn frames_flow_between_ipv6_alone_and_ipv4_alone() -> Result<()> {
+    frames_flow("nat-v6-v4", Case::Apart(Site::V6, Site::Open), false)
+}
+
+#[test]
+fn two_ipv6_firewalls_let_a_direct_path_through() -> Result<()> {
+    frames_flow("nat-v6", Case::Apart(Site::V6, Site::V6), true)
+}
+
+#[test]
+fn two_machines_of_one_home_find_each_other_directly() -> Result<()> {
+    frames_flow("nat-same-home", Case::Sharing(Shared::Home), true)
+}
+
+#[test]
+fn frames_flow_behind_a_carrier_without_hairpin() -> Result<()> {
+    frames_flow("nat-no-hairpin", Case::Sharing(Shared::CarrierNoHairpin), false)
+}
+
+/// A router that maps ports if asked makes a machine behind it reachable from outside, and forgets when it stops.
+fn mapped(name: &str, speaks: Speaks, by: &[&str]) -> Result<()> {
+    if sh::tool("miniupnpd").is_none() {
+        say(&format!("skipped: {name}: missing the tool miniupnpd"));
+        return Ok(());
+    }
     with_nodes(name, |lab| {
         let owner = owner(lab)?;
-        let one = behind(lab, &owner, a, "one")?;
-        let two = behind(lab, &owner, b, "two")?;
-        let other = two.id()?;
-        let path = eventually(REACH, "frames to flow between the two", || {
-            let pong = one.json(&["ping", &other, "--count", "1"])?;
-            if pong["frame"][0]["rtt_ms"].is_null() {
-                return Ok(None);
-            }
-            let peers = one.json(&["peers"])?;
-            let row = peers.as_array().context("no peers")?.iter().find(|p| p["id"] == *other);
-            Ok(row.and_then(|r| r["path"].as_str().map(str::to_owned)))
+        let ticket = || owner.ok(&["lan", "invite", "home"]);
+        let home = lab.behind_mapper(speaks, "one", &Params::home_line())?;
+        let one = lab.node(&home.machine, "one", NodeSpec::default())?;
+        one.start()?;
+        let says = eventually(Duration::from_secs(60), "the router to map the port", || {
+            let says = one.json(&["status"])?["nat"]["mapping"].as_str().map(str::to_owned);
+            Ok(says.filter(|s| s.contains("forwards")))
         })?;
-        ensure!(["direct", "relayed", "tcp"].contains(&path.as_str()), "{path}");
-        say(&format!("{a:?} and {b:?}: {path}"));
+        ensure!(by.iter().any(|b| says.contains(b)), "{says}");
+        ensure!(
+            home.forwards()?,
+            "the router forwards nothing, but the node says: {says}"
+        );
+        one.ok(&["join", &ticket()?])?;
+        let far = lab.behind(Nat::Symmetric, "two", &Params::home_line())?;
+        let two = lab.node(&far, "two", NodeSpec::default())?;
+        two.start()?;
+        two.ok(&["join", &ticket()?])?;
+        let id = one.id()?;
+        eventually(PATIENCE.direct, "a direct path between two symmetric routers", || {
+            let peers = two.json(&["peers"])?;
+            let row = peers.as_array().context("no peers")?.iter().find(|p| p["id"] == *id);
+            Ok(row.filter(|p| p["path"] == "direct").map(|_| ()))
+        })?;
+        one.terminate()?;
+        ensure!(!home.forwards()?, "the mapping outlives the node");
         Ok(())
     })
 }
 
 #[test]
-fn frames_flow_between_two_routers_that_keep_ports() -> Result<()> {
-    frames_flow("nat-plain", Nat::Masquerade, Nat::Masquerade)
+fn a_router_with_pcp_lets_two_symmetric_homes_meet() -> Result<()> {
+    mapped("nat-pcp", Speaks::Pcp, &["PCP", "NAT-PMP"])
 }
 
 #[test]
-fn frames_flow_between_two_symmetric_routers() -> Result<()> {
-    frames_flow("nat-symmetric", Nat::Symmetric, Nat::Symmetric)
-}
-
-#[test]
-fn frames_flow_where_one_side_has_no_udp() -> Result<()> {
-    frames_flow("nat-no-udp", Nat::NoUdp, Nat::Masquerade)
+fn a_router_with_upnp_lets_two_symmetric_homes_meet() -> Result<()> {
+    mapped("nat-upnp", Speaks::Upnp, &["UPnP"])
 }

@@ -1,6 +1,6 @@
 //! Pieces that are corrupt, and peers that vanish while they give them.
 
-use crate::common::{add_noise, joined, owner, refused, started, with_nodes};
+use crate::common::{add_noise, joined, noise, owner, refused, started, with_nodes};
 use anyhow::{Context, Result, ensure};
 use std::{
     fs,
@@ -15,6 +15,8 @@ use tests::io::{
 
 /// 16 MB of noise: 256 pieces, 1.3 s of a 100 Mb/s line.
 const IMAGE: usize = 16 << 20;
+/// Until the mesh has heard of what a node holds.
+const SPREAD: Duration = Duration::from_secs(60);
 
 fn biggest(dir: &Path, best: &mut Option<(u64, PathBuf)>) -> Result<()> {
     for e in fs::read_dir(dir)? {
@@ -129,6 +131,40 @@ fn a_stranger_gets_no_piece() -> Result<()> {
         ensure!(pull.code != 0, "a stranger pulled an image: {pull}");
         let held = stranger.json(&["image", "ls"])?.to_string();
         ensure!(!held.contains("\"complete\":true"), "a stranger holds it: {held}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_store_at_its_quota_drops_what_others_have_and_takes_the_next_image() -> Result<()> {
+    with_nodes("store-quota", |lab| {
+        let owner = owner(lab)?;
+        let old = add_noise(lab, &owner, IMAGE)?;
+        let mut others = Vec::new();
+        for name in ["b", "c"] {
+            others.push(joined(lab, &owner, name, "member", NodeSpec::default())?);
+        }
+        let small = joined(lab, &owner, "small", "member", NodeSpec::default())?;
+        small.kill();
+        fs::write(small.state().join("lanline.toml"), "[store]\nquota = '24M'\n")?;
+        small.start()?;
+        for node in others.iter().chain([&small]) {
+            node.ok(&["image", "pull", &old])?;
+        }
+        // Three others have it whole, as far as this node hears.
+        eventually(SPREAD, "the holders of the image", || {
+            let shown = small.json(&["image", "show", &old])?;
+            let holders = shown["providers"].as_array().map_or(0, Vec::len);
+            Ok((holders >= 3).then_some(()))
+        })?;
+        let file = lab.dir().join("next.raw");
+        noise(&file, IMAGE, 2)?;
+        let added = owner.json(&["image", "add", &file.to_string_lossy(), "--name", "next"])?;
+        let next = added["id"].as_str().context("no id")?.to_owned();
+        let pulled = small.json(&["image", "pull", &next])?;
+        ensure!(pulled["complete"] == true, "{pulled}");
+        let shown = small.json(&["image", "show", &old])?;
+        ensure!(shown["complete"] == false, "nothing of the old image went: {shown}");
         Ok(())
     })
 }

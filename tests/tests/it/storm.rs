@@ -28,6 +28,10 @@ const STREAM: u64 = 16 << 20;
 /// `tunnel/src/defaults.rs`, `SHARED_LIMITS`: broadcast frames at once and a second from one port.
 const BURST: u64 = 400;
 const RATE: u64 = 100;
+/// Share of its speed that another's TCP keeps. The storm, its node and the rest share this machine's processors, so the best
+/// of some rounds counts: a storm that crossed would slow every one.
+const SHARE: f64 = 0.9;
+const ROUNDS: usize = 6;
 const HANG: Duration = Duration::from_secs(120);
 
 /// A member with a TAP of its own on the home's LAN, at `192.168.77.N`.
@@ -78,15 +82,19 @@ fn stream(home: &Home, ns: &Netns) -> Result<Duration> {
     Ok(began.elapsed())
 }
 
+/// Broadcast address of the LAN, and of a network of the storm's machine alone.
+const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 255);
+const NOWHERE: Ipv4Addr = Ipv4Addr::new(192, 168, 78, 255);
+
 /// Broadcasts until `stop` and [`STORM`] frames are out: how many there were.
-fn storm(ns: &Netns, stop: &AtomicBool) -> Result<u64> {
+fn storm(ns: &Netns, to: Ipv4Addr, stop: &AtomicBool) -> Result<u64> {
     ns.enter(|| {
         let s = UdpSocket::bind("0.0.0.0:0")?;
         s.set_broadcast(true)?;
         let mut sent = 0;
         while sent < STORM || !stop.load(Relaxed) {
             // A full queue is what a storm makes.
-            sent += u64::from(s.send_to(&[0; 64], (Ipv4Addr::new(192, 168, 77, 255), PORT)).is_ok());
+            sent += u64::from(s.send_to(&[0; 64], (to, PORT)).is_ok());
         }
         Ok(sent)
     })
@@ -130,6 +138,50 @@ fn others_are_heard(home: &Home, far: &Netns) -> Result<()> {
     Ok(())
 }
 
+/// One storm, and a stream of somebody else before it and beside it.
+struct Round {
+    sent: u64,
+    seen: u64,
+    allowed: u64,
+    /// Speed of the stream beside the storm as a share of its speed alone.
+    ratio: f64,
+}
+
+fn round(home: &Home, far: &Netns, wild: &Netns) -> Result<Round> {
+    // The same storm on a cable that leads nowhere: it takes as much of this machine's processors, and is no LAN's.
+    let enough = AtomicBool::new(false);
+    let alone = std::thread::scope(|s| -> Result<Duration> {
+        let source = s.spawn(|| storm(wild, NOWHERE, &enough));
+        let took = stream(home, far);
+        enough.store(true, Relaxed);
+        source.join().ok().context("the storm panicked")??;
+        took
+    })?;
+    let (stop, enough, seen) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+    let began = Instant::now();
+    let (sent, meanwhile) = std::thread::scope(|s| -> Result<(u64, Duration)> {
+        s.spawn(|| count(&home.laptop, &stop, &seen));
+        let source = s.spawn(|| storm(wild, LAN, &enough));
+        let took = stream(home, far).and_then(|t| others_are_heard(home, far).map(|()| t));
+        enough.store(true, Relaxed);
+        let sent = source.join().ok().context("the storm panicked");
+        stop.store(true, Relaxed);
+        Ok((sent??, took?))
+    })?;
+    let seen = seen.load(Relaxed);
+    let ratio = alone.as_secs_f64() / meanwhile.as_secs_f64();
+    tests::io::lab::say(&format!(
+        "storm: {sent} frames sent, {seen} arrived; TCP at {:.0} % of its speed alone",
+        100.0 * ratio
+    ));
+    Ok(Round {
+        sent,
+        seen,
+        allowed: BURST + RATE * (began.elapsed().as_secs() + 2),
+        ratio,
+    })
+}
+
 #[test]
 fn a_storm_from_one_member_leaves_the_others_their_lan() -> Result<()> {
     with_nodes("storm", |lab| {
@@ -145,28 +197,34 @@ fn a_storm_from_one_member_leaves_the_others_their_lan() -> Result<()> {
                 home.ping(Ipv4Addr::new(192, 168, 77, n).into())
             })?;
         }
-        let alone = stream(&home, &far.ns)?;
-        let (stop, enough, seen) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
-        let began = Instant::now();
-        let (sent, meanwhile) = std::thread::scope(|s| -> Result<(u64, Duration)> {
-            s.spawn(|| count(&home.laptop, &stop, &seen));
-            let source = s.spawn(|| storm(&wild.ns, &enough));
-            let took = stream(&home, &far.ns).and_then(|t| others_are_heard(&home, &far.ns).map(|()| t));
-            enough.store(true, Relaxed);
-            let sent = source.join().ok().context("the storm panicked");
-            stop.store(true, Relaxed);
-            Ok((sent??, took?))
-        })?;
-        let allowed = BURST + RATE * (began.elapsed().as_secs() + 2);
-        let seen = seen.load(Relaxed);
-        let ratio = alone.as_secs_f64() / meanwhile.as_secs_f64();
-        tests::io::lab::say(&format!(
-            "storm: {sent} frames sent, {seen} arrived; TCP at {:.0} % of its speed alone",
-            100.0 * ratio
-        ));
+        for args in [
+            &["link", "add", "away0", "type", "veth", "peer", "name", "away1"][..],
+            &["addr", "add", "192.168.78.1/24", "dev", "away0"],
+            &["link", "set", "away0", "up"],
+            &["link", "set", "away1", "up"],
+        ] {
+            wild.ns.ip(args)?;
+        }
+        let mut best: Option<Round> = None;
+        for _ in 0..ROUNDS {
+            let r = round(&home, &far.ns, &wild.ns)?;
+            ensure!(
+                r.seen <= r.allowed,
+                "{} of {} frames crossed, {} may",
+                r.seen,
+                r.sent,
+                r.allowed
+            );
+            let better = best.as_ref().is_none_or(|b| r.ratio > b.ratio);
+            best = if better { Some(r) } else { best };
+            if best.as_ref().is_some_and(|b| b.ratio >= SHARE) {
+                break;
+            }
+        }
+        let Round { sent, seen, ratio, .. } = best.context("no round")?;
+        ensure!(ratio >= SHARE, "TCP of the others at {:.0} % at best", 100.0 * ratio);
         ensure!(sent >= STORM);
         ensure!(seen > 0, "the storm never reached the laptop: this test shows nothing");
-        ensure!(seen <= allowed, "{seen} of {sent} frames crossed, {allowed} may");
         let drops = bad.json(&["lan", "show", "home"])?["drops"]["broadcast_budget"].clone();
         ensure!(
             drops.as_u64() > Some(0),

@@ -23,9 +23,17 @@ use std::{fs, time::Duration};
 /// The laptop's address, in the LAN of the host's TAP.
 const LAPTOP: &str = "10.77.0.9";
 
-/// Builds it around two nodes of ours and measures from the host to the laptop. `gro`: whether the LAN port merges
-/// what it receives.
-pub fn measure(gro: bool, pace: Pace) -> Result<Sample> {
+/// What carries the frames between home and host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// Two nodes of ours.
+    Lanline,
+    /// The kernel's own tunnel, which shows what the LAN port itself costs on this machine.
+    Vxlan,
+}
+
+/// Builds it around a tunnel and measures from the host to the laptop. `gro`: whether the LAN port merges what it receives.
+pub fn measure(carrier: Carrier, gro: bool, pace: Pace) -> Result<Sample> {
     let site = Site::new()?;
     let laptop = site.namespace("laptop")?;
     let home = site.ns(Side::Home);
@@ -62,11 +70,22 @@ pub fn measure(gro: bool, pace: Pace) -> Result<Sample> {
     home.ip(&["link", "set", "lan0", "master", "br0"])?;
     home.ip(&["link", "set", "br0", "up"])?;
     laptop.ip(&["addr", "add", &format!("{LAPTOP}/24"), "dev", "eth0"])?;
-    products::lanline_nodes(&site)?;
-    cli(&site, Side::Home, &["lan", "attach", "bench", "--bridge", "br0"])?;
-    cli(&site, Side::Host, &["lan", "attach", "bench", "--tap", "t0"])?;
     let host = site.ns(Side::Host);
-    host.ip(&["addr", "add", &format!("{}/24", Side::Host.over()), "dev", "t0"])?;
+    let far = match carrier {
+        Carrier::Lanline => {
+            products::lanline_nodes(&site)?;
+            cli(&site, Side::Home, &["lan", "attach", "bench", "--bridge", "br0"])?;
+            cli(&site, Side::Host, &["lan", "attach", "bench", "--tap", "t0"])?;
+            "t0"
+        }
+        Carrier::Vxlan => {
+            products::vxlan_links(&site)?;
+            home.ip(&["link", "set", "vx0", "master", "br0", "up"])?;
+            host.ip(&["link", "set", "vx0", "up"])?;
+            "vx0"
+        }
+    };
+    host.ip(&["addr", "add", &format!("{}/24", Side::Host.over()), "dev", far])?;
     let all = [home, host, &laptop];
     let before = checksum_errors(&all)?;
     let mut sample = Measure::new(&site, &laptop, LAPTOP, Duration::from_millis(1_500), pace)?.port()?;

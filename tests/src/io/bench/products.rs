@@ -86,6 +86,13 @@ fn veth(_: &Site) -> Result<Up> {
 }
 
 fn vxlan(site: &Site) -> Result<Up> {
+    vxlan_links(site)?;
+    site.address("vx0")?;
+    Ok(Up::settled(200))
+}
+
+/// The kernel's tunnel at both ends, `vx0`, without addresses.
+pub(super) fn vxlan_links(site: &Site) -> Result<()> {
     for side in Side::BOTH {
         let (local, remote) = (side.under(), side.other().under());
         site.ns(side).ip(&[
@@ -93,8 +100,7 @@ fn vxlan(site: &Site) -> Result<Up> {
             "dev", "u0",
         ])?;
     }
-    site.address("vx0")?;
-    Ok(Up::settled(200))
+    Ok(())
 }
 
 /// Two nodes with a TAP each, as a person would set them up.

@@ -1,7 +1,7 @@
 //! The order of things: every product once, then every product again, so that a drift of the machine hits all alike.
 
 use super::{
-    lanport,
+    lanport::{self, Carrier},
     measure::{Measure, Pace},
     products::{PRODUCTS, Product, is_installed},
     site::{Side, Site},
@@ -34,7 +34,7 @@ pub struct Plan {
 pub struct Measured {
     /// One row a product.
     pub rows: Vec<Row>,
-    /// The LAN port scenario: ours with GRO on and off at the port.
+    /// The LAN port scenario: ours, then the kernel's, with GRO on and off at the port.
     pub lanport: Vec<Row>,
     /// Who is not in the table, and why.
     pub absent: Vec<(String, String)>,
@@ -52,7 +52,7 @@ pub fn run(plan: &Plan) -> Result<Measured> {
             absent.push((p.name.to_owned(), "not installed".to_owned()));
         }
     }
-    let mut lanport = vec![row(GRO_ON, Layer::L2), row(GRO_OFF, Layer::L2)];
+    let mut lanport: Vec<Row> = LAN_PORTS.iter().map(|(name, layer, ..)| row(name, *layer)).collect();
     for rep in 1..=plan.reps {
         for (p, row) in &mut chosen {
             if absent.iter().any(|(name, _)| name == p.name) {
@@ -74,8 +74,8 @@ pub fn run(plan: &Plan) -> Result<Measured> {
         if !plan.lanport {
             continue;
         }
-        for row in &mut lanport {
-            let sample = alone(|| lanport::measure(row.product == GRO_ON, plan.pace()))?;
+        for (row, (_, _, carrier, gro)) in lanport.iter_mut().zip(LAN_PORTS) {
+            let sample = alone(|| lanport::measure(carrier, gro, plan.pace()))?;
             tell(rep, plan.reps, &row.product, &sample);
             row.samples.push(sample);
         }
@@ -89,9 +89,13 @@ pub fn run(plan: &Plan) -> Result<Measured> {
     })
 }
 
-/// Names of the rows of the LAN port scenario.
-const GRO_ON: &str = "LAN port, GRO on";
-const GRO_OFF: &str = "LAN port, GRO off";
+/// The rows of the LAN port scenario: ours and the kernel's, with GRO on and off at the port.
+const LAN_PORTS: [(&str, Layer, Carrier, bool); 4] = [
+    ("LAN port, GRO on", Layer::L2, Carrier::Lanline, true),
+    ("LAN port, GRO off", Layer::L2, Carrier::Lanline, false),
+    ("LAN port, GRO on, vxlan", Layer::Kernel, Carrier::Vxlan, true),
+    ("LAN port, GRO off, vxlan", Layer::Kernel, Carrier::Vxlan, false),
+];
 
 impl Plan {
     fn pace(&self) -> Pace {

@@ -1,5 +1,8 @@
 //! The tunnel under load and on bad paths: what it costs beside the same flow on the bare path.
 
+mod faults;
+mod fullsize;
+mod jumbo;
 mod mtu;
 mod order;
 mod uplink;
