@@ -71,6 +71,70 @@ pub(crate) struct Demo {
 pub(crate) enum Bench {
     /// The tunnel beside every peer that is installed; writes docs/bench/net.md.
     Net(BenchNet),
+    /// Every pair of routers: time to the first frame, kind of path, speed; writes docs/connectivity.md.
+    Paths(BenchPaths),
+    /// A guest's cold boot beside its boot from the local disk; writes docs/bench/boot.md.
+    Boot(BenchBoot),
+    /// The recorded load traces through every predictor; writes docs/prediction.md.
+    Predict,
+    /// An image to 8, 16 and 32 machines, beside a BitTorrent client and HTTP; writes docs/bench/images.md.
+    Images(BenchImages),
+    /// How exactly each mechanism holds a guest to its slice, and what the owner's own job loses; writes docs/bench/policy.md.
+    Policy,
+    /// Detours around outages, in virtual time, beside RON's rule; writes docs/detours.md.
+    Detours,
+    /// Discovery of thousands of nodes in virtual time; writes docs/discovery.md.
+    Discovery(BenchDiscovery),
+}
+
+/// Arguments of `bench discovery`.
+#[derive(Args)]
+pub(crate) struct BenchDiscovery {
+    /// Largest mesh of whole nodes; 10,000 take a few GB and the better part of an hour.
+    #[arg(long, value_name = "NODES", default_value_t = 10_000)]
+    most: u32,
+}
+
+/// Arguments of `bench boot`; they go to `lanline-boot` as they are.
+#[derive(Args)]
+pub(crate) struct BenchBoot {
+    /// Repetitions; the table has their medians.
+    #[arg(long)]
+    reps: Option<u32>,
+    /// Print one JSON document on stdout in place of the table.
+    #[arg(long)]
+    json: bool,
+    /// In a debug build, one link, once; writes to `target/bench/`.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Arguments of `bench paths`; they go to `lanline-paths` as they are.
+#[derive(Args)]
+pub(crate) struct BenchPaths {
+    /// Measure only pairs one of whose names holds this; may be given several times.
+    #[arg(long = "only", value_name = "WORDS")]
+    only: Vec<String>,
+    /// Measure each pair so often.
+    #[arg(long)]
+    reps: Option<u32>,
+    /// Print one JSON document on stdout in place of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `bench images`; they go to `lanline-swarm` as they are.
+#[derive(Args)]
+pub(crate) struct BenchImages {
+    /// Machines that fetch; may be given several times.
+    #[arg(long = "leechers", value_name = "N")]
+    leechers: Vec<usize>,
+    /// Repetitions; the table has their medians.
+    #[arg(long)]
+    reps: Option<usize>,
+    /// A few minutes in all, in a debug build: 4 machines, 2 MiB, once; writes to `target/bench/`.
+    #[arg(long)]
+    quick: bool,
 }
 
 /// Arguments of `bench net`; most go to `lanline-bench` as they are.
@@ -116,6 +180,13 @@ fn main() -> ExitCode {
         Command::Test(args) => io::suite::test(&args),
         Command::Check => io::workspace::check(),
         Command::Bench(Bench::Net(args)) => io::bench::net(&args),
+        Command::Bench(Bench::Boot(args)) => io::bench::boot(&args),
+        Command::Bench(Bench::Predict) => io::bench::predict(),
+        Command::Bench(Bench::Policy) => io::bench::policy(),
+        Command::Bench(Bench::Paths(args)) => io::bench::paths(&args),
+        Command::Bench(Bench::Images(args)) => io::bench::images(&args),
+        Command::Bench(Bench::Detours) => io::bench::detours(),
+        Command::Bench(Bench::Discovery(args)) => io::bench::discovery(args.most),
         Command::Doctor => io::prepare::doctor(),
     };
     match done {

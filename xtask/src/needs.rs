@@ -14,7 +14,7 @@ pub struct Need {
 }
 
 /// Everything, in the order in which it is shown.
-pub const NEEDS: [Need; 13] = [
+pub const NEEDS: [Need; 14] = [
     need("cc", "gcc", "builds the C parts of two libraries"),
     need("qemu-system-x86_64", "qemu-system-x86", "runs guests"),
     need("qemu-img", "qemu-utils", "makes and checks guests' disks"),
@@ -29,6 +29,14 @@ pub const NEEDS: [Need; 13] = [
     ),
     need("mkfs.ext4", "e2fsprogs", "makes the guest's disk"),
     need("cpio", "cpio", "packs the guests of vm's own tests"),
+    Need {
+        required: false,
+        ..need(
+            "qemu-ga",
+            "qemu-guest-agent",
+            "exec, cp and saves of the lab's guests with an agent",
+        )
+    },
     need("depmod", "kmod", "orders the guest's kernel modules"),
     need("xz", "xz-utils", "unpacks the guest's kernel modules"),
     Need {

@@ -34,7 +34,11 @@ pub fn test(args: &Test) -> Result<ExitCode> {
     };
     fs::create_dir_all(s.ws.target.join("lab"))?;
     match &args.lab {
-        Some(name) => s.lab(Some(name))?,
+        Some(name) => {
+            if let Some(built) = s.build()? {
+                s.lab(&built, Some(name))?;
+            }
+        }
         None => s.everything(args.quick)?,
     }
     for r in &s.reports {
@@ -62,69 +66,43 @@ impl Suite {
         ];
         self.command("lints", cargo().args(clippy))?;
         if !quick {
+            // Examples bring in what only tests depend on, so that dependencies need not be checked anew for the documents.
             let doc = [
                 "doc",
                 "--quiet",
                 "--workspace",
                 "--no-deps",
+                "--lib",
+                "--bins",
+                "--examples",
                 "--document-private-items",
                 "--keep-going",
             ];
             self.command("documentation", cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))?;
         }
         self.checks()?;
+        let Some(built) = self.build()? else {
+            return Ok(());
+        };
         if !quick {
             // The tests of `vm` boot its kernel where the system has none of its own.
-            let guest = [
-                "run",
-                "--quiet",
-                "-p",
-                "tests",
-                "--bin",
-                "lanline-demo",
-                "--",
-                "--guest-only",
-            ];
-            self.command("guest", cargo().args(guest))?;
+            let demo = self.ws.target.join("debug/lanline-demo");
+            self.command("guest", Command::new(demo).arg("--guest-only"))?;
         }
-        let units = [
-            "test",
-            "--workspace",
-            "--lib",
-            "--bins",
-            "--no-fail-fast",
-            "--",
-            "--show-output",
-        ];
-        self.tests("unit and property tests", cargo().args(units), false)?;
-        if !self.ws.has_integration_tests() {
-            return if quick { Ok(()) } else { self.lab(None) };
+        for b in built.iter().filter(|b| b.kind != "test") {
+            self.tests(&format!("unit tests of {}", b.name), &mut b.command(), false)?;
         }
         // Tests of one crate through its public face; the lab's own have their turn below.
-        let faces = [
-            "test",
-            "--workspace",
-            "--exclude",
-            "tests",
-            "--test",
-            "*",
-            "--no-fail-fast",
-            "--",
-            "--show-output",
-        ];
-        self.tests("crate tests", cargo().args(faces), false)?;
-        if !quick {
-            self.lab(None)?;
+        for b in built.iter().filter(|b| b.kind == "test" && !b.is_lab()) {
+            self.tests(&format!("{} of {}", b.name, b.package), &mut b.command(), false)?;
         }
-        Ok(())
+        if quick { Ok(()) } else { self.lab(&built, None) }
     }
 
     /// The lab tests, as root by sudo if need be, one after the other.
-    fn lab(&mut self, only: Option<&str>) -> Result<()> {
-        if !self.command("build", cargo().args(["build", "--quiet", "--package", "node"]))? {
-            return Ok(());
-        }
-        let binary = self.lab_binary()?;
+    fn lab(&mut self, built: &[Built], only: Option<&str>) -> Result<()> {
+        let lab = built.iter().find(|b| b.is_lab()).context("cargo built no lab tests")?;
+        let binary = lab.executable.clone();
         let env = demo::env(&self.ws.target.join("debug"))?;
         let mut c = match as_root(&binary, &env) {
             Ok(c) => c,
@@ -142,27 +120,29 @@ impl Suite {
         self.tests("lab tests", &mut c, true)
     }
 
-    /// Builds the lab tests and asks cargo where the binary is.
-    fn lab_binary(&self) -> Result<PathBuf> {
+    /// Builds everything at once and says what tests there are; none if the build failed, which is counted. Asked for one by
+    /// one, packages have other features, and what they depend on is built again.
+    fn build(&mut self) -> Result<Option<Vec<Built>>> {
+        say("· build");
+        let began = Instant::now();
         let mut c = cargo();
-        c.args([
-            "test",
-            "--quiet",
-            "--package",
-            "tests",
-            "--test",
-            "it",
-            "--no-run",
-            "--message-format",
-            "json",
-        ]);
+        c.args(["build", "--quiet", "--workspace", "--all-targets"]);
+        c.args(["--message-format", "json-render-diagnostics"]);
         let out = c.stderr(Stdio::inherit()).output()?;
-        let messages = String::from_utf8_lossy(&out.stdout);
-        let values = messages.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-        let found = values
-            .filter_map(|v| v.get("executable").and_then(Value::as_str).map(PathBuf::from))
-            .next_back();
-        found.context("cargo built no lab tests")
+        let ok = out.status.success();
+        self.total += tally::one(ok);
+        say(&format!(
+            "  {}, {} s",
+            if ok { "ok" } else { "FAILED" },
+            began.elapsed().as_secs()
+        ));
+        if !ok {
+            self.reports.push(format!("\n── build failed, see above: {}", line(&c)));
+            return Ok(None);
+        }
+        let said = String::from_utf8_lossy(&out.stdout);
+        let messages = said.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        Ok(Some(messages.filter_map(|m| Built::read(&m)).collect()))
     }
 
     fn checks(&mut self) -> Result<()> {
@@ -232,6 +212,48 @@ impl Suite {
             .map(|c| if c.is_alphanumeric() { c } else { '-' })
             .collect();
         self.ws.target.join("lab").join(format!("{name}.log"))
+    }
+}
+
+/// A binary of tests that cargo built.
+struct Built {
+    package: String,
+    name: String,
+    /// `lib`, `bin` or `test`.
+    kind: String,
+    folder: PathBuf,
+    executable: PathBuf,
+}
+
+impl Built {
+    /// What one message of cargo says, if it is of a test.
+    fn read(message: &Value) -> Option<Self> {
+        let text = |at: &str| message.pointer(at).and_then(Value::as_str);
+        if message.pointer("/profile/test").and_then(Value::as_bool) != Some(true) {
+            return None;
+        }
+        let kind = text("/target/kind/0")?;
+        let folder = Path::new(text("/manifest_path")?).parent()?;
+        ["lib", "bin", "test"].contains(&kind).then_some(Self {
+            package: folder.file_name()?.to_str()?.to_owned(),
+            name: text("/target/name")?.to_owned(),
+            kind: kind.to_owned(),
+            folder: folder.to_owned(),
+            executable: text("/executable")?.into(),
+        })
+    }
+
+    /// The namespaces' tests: they run last, as root, one after the other.
+    fn is_lab(&self) -> bool {
+        self.package == "tests" && self.kind == "test"
+    }
+
+    /// As `cargo test` would run it.
+    fn command(&self) -> Command {
+        let mut c = Command::new(&self.executable);
+        c.arg("--show-output").current_dir(&self.folder);
+        c.env("CARGO_MANIFEST_DIR", &self.folder);
+        c
     }
 }
 

@@ -20,19 +20,6 @@ pub struct Workspace {
     metadata: Value,
 }
 
-impl Workspace {
-    /// True if a crate other than the lab has tests in files of their own: cargo fails when asked for none.
-    pub fn has_integration_tests(&self) -> bool {
-        let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let list = |v: &Value, key: &str| v.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        let others = list(&self.metadata, "packages")
-            .into_iter()
-            .filter(|p| text(p, "name") != "tests");
-        let kinds = others.flat_map(|p| list(&p, "targets")).flat_map(|t| list(&t, "kind"));
-        kinds.into_iter().any(|k| k == "test")
-    }
-}
-
 /// Asks cargo.
 pub fn read() -> Result<Workspace> {
     let out = cargo()
