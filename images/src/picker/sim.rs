@@ -9,7 +9,8 @@ fn one(i: u32) -> [Range; 1] {
 }
 
 /// A swarm in virtual time: equal links, each node's uplink and downlink carry one piece at a time. A node serves its
-/// askers in turn, and of what one asks the piece that it sent least often, as `Upload` does.
+/// askers in turn, and of what one asks what a boot reads first, and of that the piece that it sent least often, as
+/// `Upload` does.
 struct Swarm {
     now: Instant,
     nodes: Vec<Sim>,
@@ -22,7 +23,7 @@ struct Swarm {
 struct Sim {
     picker: Picker,
     have: Bits,
-    uplink: VecDeque<(u32, u32)>,
+    uplink: VecDeque<(u32, u32, Lane)>,
     /// How often each piece was sent.
     times: Vec<u32>,
     last: u32,
@@ -37,7 +38,7 @@ struct Sim {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Want { at: u32, from: u32, i: u32 },
+    Want { at: u32, from: u32, i: u32, lane: Lane },
     Cancel { at: u32, from: u32, i: u32 },
     Sent { at: u32 },
     Piece { at: u32, from: u32, i: u32 },
@@ -101,10 +102,11 @@ impl Swarm {
     fn poll(&mut self, n: u32) {
         while let Some((PeerKey(to), ask)) = self.nodes[n as usize].picker.poll_transmit(self.now) {
             let e = match ask {
-                Ask::Want { index, .. } => Event::Want {
+                Ask::Want { index, lane } => Event::Want {
                     at: to,
                     from: n,
                     i: index,
+                    lane,
                 },
                 Ask::Cancel { index } => Event::Cancel {
                     at: to,
@@ -126,8 +128,9 @@ impl Swarm {
         let node = &mut self.nodes[n as usize];
         let (last, times) = (node.last, &node.times);
         let turn = |to: u32| (to + peers - last - 1) % peers;
-        let best = (0..node.uplink.len()).min_by_key(|k| (turn(node.uplink[*k].0), times[node.uplink[*k].1 as usize]));
-        let Some((to, i)) = best.and_then(|k| node.uplink.remove(k)) else {
+        let rank = |(to, i, lane): (u32, u32, Lane)| (turn(to), lane, times[i as usize]);
+        let best = (0..node.uplink.len()).min_by_key(|k| rank(node.uplink[*k]));
+        let Some((to, i, _)) = best.and_then(|k| node.uplink.remove(k)) else {
             return;
         };
         node.last = to;
@@ -144,13 +147,13 @@ impl Swarm {
 
     fn step(&mut self, e: Event) {
         match e {
-            Event::Want { at, from, i } => {
-                self.nodes[at as usize].uplink.push_back((from, i));
+            Event::Want { at, from, i, lane } => {
+                self.nodes[at as usize].uplink.push_back((from, i, lane));
                 if !self.nodes[at as usize].busy {
                     self.upload(at);
                 }
             }
-            Event::Cancel { at, from, i } => self.nodes[at as usize].uplink.retain(|x| *x != (from, i)),
+            Event::Cancel { at, from, i } => self.nodes[at as usize].uplink.retain(|x| (x.0, x.1) != (from, i)),
             Event::Sent { at } => {
                 self.nodes[at as usize].busy = false;
                 self.upload(at);
@@ -238,17 +241,19 @@ fn held_to_the_table(leechers: &[(u32, f64)]) {
             f.duplicates * 100.0
         );
         assert!(
-            f.boot <= *boot && f.whole <= 1.25 && f.copies <= 1.1 && f.duplicates <= 0.03,
+            f.boot <= *boot && f.whole <= 1.05 && f.copies <= 1.05 && f.duplicates <= 0.005,
             "{n}: {f:?}"
         );
     }
 }
 
-/// Held as a snapshot with room: a change of the picker that costs the swarm shows here. The boot set's wish is 1.10 for
-/// all; with 16 and more its last pieces wait at their one holder.
+/// Held as a snapshot with little room: a change of the picker that costs the swarm shows here. The boot set's wish is 1.10
+/// for all. With more than 8 its last pieces come late, for each goes from its first holder to all others one by one. That
+/// holder cannot be quicker while all are busy; early and late, while some are idle, it could. Ways that were tried with the
+/// figures of 16 and 32 leechers are in §10 of ARCHITECTURE.md.
 #[test]
 fn a_swarm_stays_near_the_lower_bound() {
-    held_to_the_table(&[(1, 1.10), (4, 1.10), (8, 1.10), (16, 1.15)]);
+    held_to_the_table(&[(1, 1.01), (4, 1.03), (8, 1.07), (16, 1.14)]);
 }
 
 /// The same with more; takes a minute unoptimised: `cargo test --release -p images --lib sim -- --ignored`.
