@@ -4,10 +4,13 @@
 //! these are (bottom-k, "KMV": Bar-Yossef et al., RANDOM 2002). However common a value is, its cell costs its holders no
 //! more. Copies merge as sets, so holders need no order among them.
 //!
+//! A cell that was full is still told to be a part where some of what it held has lapsed: whom it turned away asks again a
+//! quarter of an hour later.
+//!
 //! Invariant: what is filed under a cell belongs there by the content of the advert that is held now.
 
 use crate::{
-    defaults::{CELLS_TOTAL, SAMPLE},
+    defaults::{CELLS_TOTAL, SAMPLE, TURNED_AWAY},
     store::{AdvertStore, Held, Subject},
 };
 use std::{
@@ -50,10 +53,28 @@ pub struct Question<'a> {
     pub nonce: u64,
 }
 
+/// What is filed under a cell.
+#[derive(Debug, Default)]
+struct Sample {
+    /// By rank.
+    rows: BTreeMap<u64, Subject>,
+    /// When an advert last was refused or pushed out because the cell was full.
+    turned_away: Option<Instant>,
+}
+
+impl Sample {
+    /// Some that belong here may be filed only further down: it is full, or was, and not all that were turned away have had
+    /// the time to ask again.
+    fn is_part(&self, now: Instant) -> bool {
+        let lately = |t: Instant| now.saturating_duration_since(t) < TURNED_AWAY;
+        self.rows.len() >= SAMPLE || self.turned_away.is_some_and(lately)
+    }
+}
+
 /// Cells and what is filed under them.
 #[derive(Debug, Default)]
 pub struct Cells {
-    cells: BTreeMap<Cell, BTreeMap<u64, Subject>>,
+    cells: BTreeMap<Cell, Sample>,
     /// Cells of each subject.
     of: BTreeMap<Subject, BTreeSet<Cell>>,
     /// Other bound than [`CELLS_TOTAL`].
@@ -83,35 +104,38 @@ impl Cells {
     }
 
     /// Files an advert that is held and belongs there.
-    pub fn file(&mut self, cell: &Cell, advert: &Advert) -> Result<(), NotFiled> {
+    pub fn file(&mut self, cell: &Cell, advert: &Advert, now: Instant) -> Result<(), NotFiled> {
         let (rank, subject) = (advert.rank(), (advert.node, advert.slot()));
         if !self.cells.contains_key(cell) && !self.has_room() {
             return Err(NotFiled::NoRoom);
         }
         let sample = self.cells.entry(cell.clone()).or_default();
-        if sample.contains_key(&rank) {
+        if sample.rows.contains_key(&rank) {
             return Ok(());
         }
-        if sample.len() >= SAMPLE {
-            let Some((largest, last)) = sample.last_key_value().map(|(r, s)| (*r, *s)) else {
+        if sample.rows.len() >= SAMPLE {
+            sample.turned_away = Some(now);
+            let Some((largest, last)) = sample.rows.last_key_value().map(|(r, s)| (*r, *s)) else {
                 return Err(NotFiled::Above);
             };
             if rank > largest {
                 return Err(NotFiled::Above);
             }
-            sample.remove(&largest);
+            sample.rows.remove(&largest);
             forget(&mut self.of, &last, cell);
         }
-        sample.insert(rank, subject);
+        sample.rows.insert(rank, subject);
         self.of.entry(subject).or_default().insert(cell.clone());
         Ok(())
     }
 
-    /// Would [`Cells::file`] take it?
-    pub fn would_take(&self, cell: &Cell, advert: &Advert) -> Result<(), NotFiled> {
-        match self.cells.get(cell) {
-            None if !self.has_room() => Err(NotFiled::NoRoom),
-            Some(s) if s.len() >= SAMPLE && s.last_key_value().is_some_and(|(r, _)| *r < advert.rank()) => {
+    /// Would [`Cells::file`] take it? Who is refused is remembered.
+    pub fn would_take(&mut self, cell: &Cell, advert: &Advert, now: Instant) -> Result<(), NotFiled> {
+        let room = self.has_room();
+        match self.cells.get_mut(cell) {
+            None if !room => Err(NotFiled::NoRoom),
+            Some(s) if s.rows.len() >= SAMPLE && s.rows.last_key_value().is_some_and(|(r, _)| *r < advert.rank()) => {
+                s.turned_away = Some(now);
                 Err(NotFiled::Above)
             }
             _ => Ok(()),
@@ -128,8 +152,8 @@ impl Cells {
                 continue;
             }
             if let Some(sample) = self.cells.get_mut(&cell) {
-                sample.retain(|_, s| s != subject);
-                if sample.is_empty() {
+                sample.rows.retain(|_, s| s != subject);
+                if sample.rows.is_empty() {
                     self.cells.remove(&cell);
                 }
             }
@@ -142,17 +166,18 @@ impl Cells {
         self.of.contains_key(subject)
     }
 
-    /// How many adverts exist under a cell, and whether some are only further down.
-    pub fn estimate(&self, cell: &Cell) -> (u32, bool) {
+    /// How many adverts exist under a cell, and whether some are only further down; then it is more than are held.
+    pub fn estimate(&self, cell: &Cell, now: Instant) -> (u32, bool) {
         let Some(sample) = self.cells.get(cell) else {
             return (0, false);
         };
-        match sample.last_key_value() {
-            Some((largest, _)) if sample.len() >= SAMPLE => {
-                let n = (SAMPLE as f64 - 1.0) * 2f64.powi(64) / (*largest as f64 + 1.0);
-                (n as u32, true)
+        let held = u32::try_from(sample.rows.len()).unwrap_or(u32::MAX);
+        match sample.rows.last_key_value() {
+            Some((largest, _)) if sample.is_part(now) => {
+                let n = (f64::from(held) - 1.0) * 2f64.powi(64) / (*largest as f64 + 1.0);
+                ((n as u32).max(held.saturating_add(1)), true)
             }
-            _ => (u32::try_from(sample.len()).unwrap_or(u32::MAX), false),
+            _ => (held, false),
         }
     }
 
@@ -166,8 +191,8 @@ impl Cells {
             nonce,
         } = question;
         let none = BTreeMap::new();
-        let sample = self.cells.get(cell).unwrap_or(&none);
-        let (estimate, full) = self.estimate(cell);
+        let sample = self.cells.get(cell).map_or(&none, |s| &s.rows);
+        let (estimate, full) = self.estimate(cell, now);
         let mut fitting: Vec<(u64, &Held)> = sample
             .iter()
             .filter_map(|(r, s)| Some((order(*r, nonce), store.get(s)?)))
@@ -215,7 +240,7 @@ impl Cells {
 
     /// Adverts filed, by cell.
     pub fn filed(&self) -> impl Iterator<Item = (&Cell, usize)> {
-        self.cells.iter().map(|(c, s)| (c, s.len()))
+        self.cells.iter().map(|(c, s)| (c, s.rows.len()))
     }
 }
 

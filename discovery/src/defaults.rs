@@ -19,6 +19,9 @@ pub const SAMPLE: usize = 256;
 pub const CELLS_TOTAL: usize = 4_096;
 /// A cell that refused our rank is asked again after this.
 pub const PLACE_AGAIN: Duration = Duration::from_secs(900);
+/// A cell that was full is told to be a part for so long after it turned one away: until the last of these asked again, at the
+/// first renewal after [`PLACE_AGAIN`].
+pub const TURNED_AWAY: Duration = Duration::from_secs(PLACE_AGAIN.as_secs() + REFRESH_INDEX.as_secs());
 /// A cell that has had room for all below it for so long, half a renewal, makes the levels below needless.
 pub const ROOMY_AFTER: Duration = Duration::from_secs(100);
 /// A cell that an advert came to over levels that it left out is looked at again after this, then after twice as long.
@@ -194,6 +197,13 @@ pub const DIGEST_WINDOW: Duration = Duration::from_secs(20);
 
 /// Neighbours (connected peers) that discovery looks at.
 pub const NEIGHBOURS: usize = 256;
+/// Unanswered tries to reach nodes at one IP address that others only say is theirs: two look-ups' worth of calls at once, for many
+/// may live behind one router. Each is a handshake's first packets, some 3 kB.
+pub const TOLD_TRIES: u16 = 32;
+/// See [`TOLD_TRIES`].
+pub const TOLD_WINDOW: Duration = Duration::from_secs(60);
+/// IP addresses of which that is counted; the oldest gives way.
+pub const TOLD_HOSTS: usize = 1_024;
 /// A contact that failed this often in a row is forgotten.
 pub const CONTACT_FAILS: u8 = 2;
 

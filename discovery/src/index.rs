@@ -113,7 +113,7 @@ fn place(
             Ok(held) => place_one(view, cell, held, now, &mut fresh),
             Err(why) => why.answer(),
         };
-        let (estimate, full) = view.store.cells.estimate(cell);
+        let (estimate, full) = view.store.cells.estimate(cell, now);
         Placed { answer, estimate, full }
     });
     let answers = answers.collect();
@@ -126,13 +126,15 @@ fn place(
 fn place_one(view: &mut View<'_>, cell: &Cell, held: &Held, now: Instant, fresh: &mut Fresh) -> StoreAnswer {
     let subject = held.subject();
     let belongs = held.advert.path(&cell.space).is_some_and(|p| cell.has(p));
-    let takes = match view.store.cells.would_take(cell, &held.advert) {
-        _ if !belongs && view.store.get(&subject).is_some() => Ok(()),
-        _ if !belongs => Err(Refusal::WrongKey),
-        _ if view.contacts.rank(view.me, cell.key()) >= NEAR_RANK => Err(Refusal::NotMine),
-        Err(NotFiled::Above) => return StoreAnswer::Full,
-        Err(NotFiled::NoRoom) => Err(Refusal::StoreFull),
-        Ok(()) => Ok(()),
+    let takes = match belongs {
+        false if view.store.get(&subject).is_some() => Ok(()),
+        false => Err(Refusal::WrongKey),
+        true if view.contacts.rank(view.me, cell.key()) >= NEAR_RANK => Err(Refusal::NotMine),
+        true => match view.store.cells.would_take(cell, &held.advert, now) {
+            Err(NotFiled::Above) => return StoreAnswer::Full,
+            Err(NotFiled::NoRoom) => Err(Refusal::StoreFull),
+            Ok(()) => Ok(()),
+        },
     };
     let taken = takes.and_then(|()| match view.store.get(&subject) {
         Some(old) if old.signed == held.signed => Ok(()),
@@ -142,7 +144,7 @@ fn place_one(view: &mut View<'_>, cell: &Cell, held: &Held, now: Instant, fresh:
             .map(|how| fresh.push((subject, how))),
     });
     match taken {
-        Ok(()) if belongs => match view.store.cells.file(cell, &held.advert) {
+        Ok(()) if belongs => match view.store.cells.file(cell, &held.advert, now) {
             Ok(()) => StoreAnswer::Accepted,
             Err(_) => StoreAnswer::Full,
         },

@@ -14,6 +14,7 @@ use crate::{
     },
     rng::Rng,
     router::{Point, Router, distance, key_point, node_point},
+    ways::host_of,
 };
 use std::{
     collections::BTreeMap,
@@ -46,11 +47,10 @@ pub struct Table {
     sizes: Sizes,
 }
 
-/// Addresses as they may be kept: bounded in number and length, no control characters.
+/// Addresses as they may be kept: bounded in number and length, nothing that a terminal obeys, no names to be looked up.
 pub fn plain_addrs(addrs: &[String]) -> Vec<String> {
-    let plain = addrs
-        .iter()
-        .filter(|a| a.len() <= MAX_ADDR_BYTES && !a.chars().any(char::is_control));
+    let is_plain = |a: &&String| a.len() <= MAX_ADDR_BYTES && a.chars().all(wire::fault::is_shown);
+    let plain = addrs.iter().filter(is_plain).filter(|a| host_of(a).is_some());
     plain.take(MAX_CONTACT_ADDRS).cloned().collect()
 }
 

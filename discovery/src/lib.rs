@@ -44,6 +44,7 @@ pub mod sense;
 pub mod seq;
 pub mod sql;
 pub mod store;
+pub mod ways;
 
 #[cfg(test)]
 mod tests;

@@ -262,7 +262,7 @@ impl Publisher {
     pub fn set_profile(&mut self, now: Instant, name: Option<Name>, addrs: Vec<String>) {
         let addrs: Vec<String> = addrs
             .into_iter()
-            .filter(|a| a.len() <= wire::advert::MAX_ADDR_BYTES && !a.chars().any(char::is_control))
+            .filter(|a| a.len() <= wire::advert::MAX_ADDR_BYTES && a.chars().all(wire::fault::is_shown))
             .take(MAX_ADDRS)
             .collect();
         let (new_name, new_addrs) = (name != self.name, addrs != self.addrs);

@@ -73,7 +73,7 @@ impl PeerBook {
         let changed = new || list != e.addrs;
         e.addrs = list;
         e.seen = e.seen.max(now);
-        self.shrink();
+        self.shrink(now, &peer);
         changed
     }
 
@@ -148,10 +148,12 @@ impl PeerBook {
         Ok(book)
     }
 
-    fn shrink(&mut self) {
+    /// The oldest stranger goes, before it one that was seen in the future: a clock was wrong, or the file. Never `kept`.
+    fn shrink(&mut self, now: UnixMillis, kept: &NodeId) {
         while self.peers.len() > defaults::BOOK_PEERS {
-            let last = self.best().last().map(|(id, _)| *id);
-            match last {
+            let others = self.peers.iter().filter(|(id, _)| *id != kept);
+            let last = others.max_by_key(|(id, e)| (!e.member, e.seen > now, std::cmp::Reverse(e.seen), **id));
+            match last.map(|(id, _)| *id) {
                 Some(id) => self.peers.remove(&id),
                 None => return,
             };

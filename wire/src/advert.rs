@@ -5,6 +5,7 @@
 
 use crate::{
     cell::{Cell, Coord, Wanted},
+    fault::is_shown,
     guest::{Accel, GuestState},
     ids::{GuestId, ImageId, LanId, Name, NodeId},
     sign::{PublicKey, Record, RecordError, Signed},
@@ -406,13 +407,13 @@ impl Advert {
 }
 
 fn is_plain(s: &str, max: usize) -> bool {
-    s.len() <= max && !s.chars().any(char::is_control)
+    s.len() <= max && s.chars().all(is_shown)
 }
 
-/// Text as an advert may carry it: no control characters, cut at a character boundary at [`MAX_TEXT`] bytes.
+/// Text as an advert may carry it: only what [`is_shown`], cut at a character boundary at [`MAX_TEXT`] bytes.
 pub fn short_text(s: &str) -> String {
     let mut out = String::new();
-    for c in s.chars().filter(|c| !c.is_control()) {
+    for c in s.chars().filter(|c| is_shown(*c)) {
         if out.len() + c.len_utf8() > MAX_TEXT {
             break;
         }

@@ -83,11 +83,29 @@ impl Fault {
     }
 }
 
-/// Text from a peer as a terminal may show it: no control characters, at most [`MAX_TEXT`] bytes.
+/// A terminal obeys no such character, and shows it where it stands: neither a control character nor one that turns the order
+/// of a line around, breaks it, or shows nothing (Unicode UAX 9 and UTR 36).
+pub fn is_shown(c: char) -> bool {
+    let hidden = matches!(
+        c,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    !c.is_control() && !hidden
+}
+
+/// Text from a peer as a terminal may show it: only what [`is_shown`], at most [`MAX_TEXT`] bytes.
 pub fn plain(s: &str) -> String {
     let mut out = String::new();
     for c in s.chars() {
-        let c = if c.is_control() { ' ' } else { c };
+        let c = if is_shown(c) { c } else { ' ' };
         if out.len() + c.len_utf8() > MAX_TEXT {
             break;
         }
@@ -119,5 +137,15 @@ mod tests {
             .sanitised();
         assert!(!f.what.chars().any(char::is_control));
         assert!(f.next.is_some_and(|n| n.len() == MAX_TEXT));
+    }
+
+    #[test]
+    fn abuse_34_a_peers_text_stands_where_it_is_and_hides_nothing() {
+        for c in "\u{202e}\u{2066}\u{200b}\u{2028}\u{feff}\u{ad}\u{e0041}\u{9b}\u{7f}\t".chars() {
+            assert!(!is_shown(c), "{c:?}");
+        }
+        assert_eq!(plain("free\u{202e}00001\u{202c}"), "free 00001 ");
+        let fine = "été ✓ 日本 🦀 עברית";
+        assert_eq!(plain(fine), fine);
     }
 }

@@ -91,7 +91,7 @@ impl Engine {
         for held in mine {
             if held.expires > now && held.advert.path(&cell.space).is_some_and(|p| cell.has(p)) {
                 // Above its threshold: others hold what is below.
-                let _ = self.store.cells.file(cell, &held.advert);
+                let _ = self.store.cells.file(cell, &held.advert, now);
             }
         }
     }

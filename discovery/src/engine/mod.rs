@@ -29,6 +29,7 @@ use crate::{
     router::Router,
     search::{self, Search},
     store::{Accepted, AdvertStore, Change, Open, Refusal, Subject},
+    ways::Ways,
 };
 pub use lookups::LookupFigures;
 use std::{
@@ -80,6 +81,8 @@ struct Pending {
     to: NodeId,
     purpose: Purpose,
     ends: Instant,
+    /// Addresses that others say are its, counted in [`Engine::ways`].
+    told: Vec<String>,
 }
 
 /// The machine.
@@ -105,6 +108,7 @@ pub struct Engine {
     rejoin: rejoin::Rejoin,
     company: company::Company,
     finds: BTreeMap<FindId, Find>,
+    ways: Ways,
     calls: BTreeMap<Token, Pending>,
     call_ends: BTreeSet<(Instant, Token)>,
     next: u64,
@@ -146,6 +150,7 @@ impl Engine {
             rejoin: rejoin::Rejoin::default(),
             company: company::Company::default(),
             finds: BTreeMap::new(),
+            ways: Ways::default(),
             calls: BTreeMap::new(),
             call_ends: BTreeSet::new(),
             next: 0,
@@ -565,9 +570,17 @@ impl Engine {
         self.next
     }
 
-    fn pend(&mut self, to: NodeId, ends: Instant, purpose: Purpose) -> Token {
+    fn pend(&mut self, to: NodeId, ends: Instant, purpose: Purpose, told: Vec<String>) -> Token {
         let token = Token(self.fresh_number());
-        self.calls.insert(token, Pending { to, purpose, ends });
+        self.calls.insert(
+            token,
+            Pending {
+                to,
+                purpose,
+                ends,
+                told,
+            },
+        );
         self.call_ends.insert((ends, token));
         token
     }
@@ -591,9 +604,13 @@ impl Engine {
         } else {
             addrs
         };
-        let token = self.pend(to, now + within, purpose);
+        let told = !addrs.is_empty() && self.contacts.addrs(to).is_empty();
+        let addrs = if told { self.ways.take(now, addrs) } else { addrs };
+        let nowhere = told && addrs.is_empty();
+        let counted = if told { addrs.clone() } else { Vec::new() };
+        let token = self.pend(to, now + within, purpose, counted);
         match codec::encode(call) {
-            Ok(bytes) if bytes.len() <= MAX_CALL_BYTES => {
+            Ok(bytes) if bytes.len() <= MAX_CALL_BYTES && !nowhere => {
                 self.out.push_back(Transmit::Call {
                     token,
                     to,

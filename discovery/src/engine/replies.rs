@@ -23,6 +23,7 @@ impl Engine {
             None | Some(IndexReply::Refused) => self.fail(now, token),
             Some(reply) => {
                 if let Some(pending) = self.take_pending(token) {
+                    self.ways.answered(&pending.told);
                     self.answered(now, wall, pending.to, pending.purpose, reply);
                 }
             }

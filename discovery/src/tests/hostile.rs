@@ -1,15 +1,19 @@
 use super::world::{World, holding, key, offer, signed};
 use crate::{
-    defaults::{CLOCK_SKEW, DIGEST_WINDOW, DIGESTS, VOUCHED},
+    defaults::{CLOCK_SKEW, DIGEST_WINDOW, DIGESTS, HOST_REFRESH, SYNC_CALM_MAX, TOLD_TRIES, VOUCHED},
+    engine::{Engine, Transmit},
     query::Query,
 };
 use proptest::prelude::*;
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 use wire::{
     ImageId, NodeId, Signed, UnixMillis,
     advert::{
-        Advert, Body, Carried, DIGEST_BUCKETS, IndexCall, IndexReply, MAX_CALL_BYTES, MAX_GET, MAX_PULL,
-        MAX_REPLY_BYTES, MAX_STORE, Namespace, Slot, StoreAnswer,
+        Advert, Body, Carried, Contact, DIGEST_BUCKETS, IndexCall, IndexReply, MAX_CALL_BYTES, MAX_CONTACTS, MAX_GET,
+        MAX_PULL, MAX_REPLY_BYTES, MAX_STORE, Namespace, Slot, StoreAnswer,
     },
     codec,
 };
@@ -229,6 +233,204 @@ fn rows_that_do_not_belong_under_the_key_are_dropped() {
     assert_eq!(a.rows.len(), 1);
     assert!(!a.complete, "three are said to exist, one was shown");
     assert_eq!((w.refused(0, "wrong_key"), w.refused(0, "expired")), (1, 1));
+}
+
+/// An engine whose one neighbour answers every look-up with nodes that it made up, at addresses that it chooses. Addresses
+/// that the engine dialled in `long`.
+fn dialled_by_the_word_of_a_liar(long: Duration, named: impl Fn(usize) -> Vec<String>) -> Vec<String> {
+    let start = Instant::now();
+    let wall = |now: Instant| UnixMillis(super::world::WALL + u64::try_from((now - start).as_millis()).unwrap());
+    let mut e = Engine::new(start, key(0), 0, 7);
+    let (liar, end) = (key(LIAR).node_id(), start + long);
+    let (mut now, mut made, mut dialled, mut next_find) = (start, 0usize, Vec::new(), start);
+    while now < end {
+        if now >= next_find {
+            e.handle_neighbours(now, wall(now), &[(liar, None)]);
+            let query = Query::all(Namespace::Image(ImageId([u8::try_from(made % 251).unwrap(); 32])));
+            e.find(now, wall(now), query, Duration::from_secs(2)).unwrap();
+            next_find = now + Duration::from_secs(5);
+        }
+        while let Some(t) = e.poll_transmit() {
+            match t {
+                Transmit::Persist { floor } => e.handle_persisted(now, wall(now), floor, true),
+                Transmit::Call { token, to, bytes, .. } if to == liar => {
+                    let contacts = (0..MAX_CONTACTS).map(|_| {
+                        made += 1;
+                        Contact {
+                            node: key(10_000 + made).node_id(),
+                            addrs: named(made),
+                        }
+                    });
+                    let reply = match codec::decode::<IndexCall>(&bytes, MAX_CALL_BYTES) {
+                        Ok(IndexCall::Near { .. }) => IndexReply::Contacts(contacts.collect()),
+                        _ => IndexReply::Rows {
+                            adverts: vec![],
+                            total_estimate: 0,
+                        },
+                    };
+                    e.handle_reply(now, wall(now), token, codec::encode(&reply).ok().as_deref());
+                }
+                Transmit::Call { addrs, .. } => dialled.extend(addrs),
+            }
+        }
+        now = e.poll_timeout().map_or(end, |t| t.0).clamp(now, next_find);
+        e.handle_timeout(now, wall(now));
+        while e.poll_event().is_some() {}
+    }
+    assert!(made > 500, "{made} were named");
+    dialled
+}
+
+#[test]
+fn abuse_16_made_up_nodes_bring_the_address_of_a_victim_few_dials() {
+    let victim = |n: usize| {
+        vec![
+            format!("/ip4/192.0.2.9/udp/{}/quic-v1", n % 60_000),
+            "/ip4/192.0.2.9/tcp/22".into(),
+        ]
+    };
+    let minutes = 5u16;
+    let dialled = dialled_by_the_word_of_a_liar(Duration::from_secs(60 * u64::from(minutes)), victim);
+    let most = usize::from(TOLD_TRIES * (minutes + 1));
+    assert!(!dialled.is_empty() && dialled.len() <= most, "{} dials", dialled.len());
+    // Nobody is looked up by name because somebody says so, and text of any kind is no address.
+    let names = |n: usize| {
+        vec![
+            format!("/dns4/n{n}.example.org/udp/1/quic-v1"),
+            "\u{1b}]0;x\u{7}".into(),
+        ]
+    };
+    assert_eq!(
+        dialled_by_the_word_of_a_liar(Duration::from_secs(300), names),
+        Vec::<String>::new()
+    );
+    // Many nodes at as many addresses are all tried.
+    let honest = |n: usize| vec![format!("/ip4/10.0.{}.{}/udp/1/quic-v1", n >> 8 & 255, n & 255)];
+    assert!(dialled_by_the_word_of_a_liar(Duration::from_secs(300), honest).len() > 2 * usize::from(TOLD_TRIES));
+}
+
+#[test]
+fn case_25_two_nodes_with_one_key_cost_others_little_and_the_last_one_is_right() {
+    let mut w = World::new(4);
+    // Node 3 is a copy of node 0: its state folder too.
+    w.publish(0, offer(1));
+    w.run(Duration::from_secs(5));
+    w.nodes[3].key = key(0);
+    w.nodes[3].engine = Engine::new(w.now, key(0), w.nodes[0].floor, 99);
+    w.nodes[3].neighbours = vec![1, 2];
+    (0..4).for_each(|i| w.connect(i));
+    w.publish(3, offer(2));
+    w.publish(3, holding(9));
+    w.nodes.iter_mut().for_each(|n| n.sent = 0);
+    let (mut seqs, mut said) = (BTreeSet::new(), BTreeSet::new());
+    let minutes = 10;
+    for _ in 0..minutes * 60 {
+        w.run(Duration::from_secs(1));
+        for r in w.nodes[1].engine.snapshot(w.now) {
+            if let Body::Host(h) = &r.advert.body {
+                seqs.insert(r.advert.seq);
+                said.insert(h.cpus_free);
+            }
+        }
+    }
+    assert!(said.iter().all(|c| [1, 2].contains(c)), "{said:?}");
+    // Each says what it says at most as often as it renews it, whatever the other does.
+    let most = 2 * (minutes * 60 / HOST_REFRESH.as_secs() * 5 / 4 + 2);
+    assert!(seqs.len() as u64 <= most, "{} adverts, {most} allowed", seqs.len());
+    let sent = w.nodes.iter().map(|n| n.sent).max().unwrap();
+    assert!(sent / (minutes * 60) <= 1_000, "{sent} bytes of one node");
+    w.kill(3);
+    (0..3).for_each(|i| w.connect(i));
+    w.run(2 * SYNC_CALM_MAX);
+    let rows = w.nodes[1].engine.snapshot(w.now);
+    let host = rows
+        .iter()
+        .find(|r| r.advert.slot() == Slot::Host)
+        .expect("the node that is left is offered");
+    assert!(matches!(&host.advert.body, Body::Host(h) if h.cpus_free == 1));
+    let image = rows.iter().filter(|r| r.advert.slot() == holding(9).slot());
+    assert_eq!(image.count(), 0, "what the copy alone said is over");
+}
+
+#[test]
+fn abuse_34_text_that_a_terminal_obeys_is_no_advert() {
+    let mut w = World::new(1);
+    let liar = key(LIAR);
+    let bad = [
+        "x\u{1b}]0;owned\u{7}",
+        "a\nb",
+        "\u{9b}2J",
+        "\u{202e}oof",
+        "\u{2066}x\u{2069}",
+        "a\u{200b}b",
+        "\u{2028}",
+        "\u{e0041}",
+    ];
+    for (n, text) in bad.iter().enumerate() {
+        for field in 0..3 {
+            let Body::Host(mut h) = offer(4) else { panic!("no host") };
+            let mut addrs = vec![];
+            match field {
+                0 => h.qemu = (*text).into(),
+                1 => h.accel_reason = (*text).into(),
+                _ => addrs.push((*text).to_owned()),
+            }
+            let advert = Advert {
+                node: liar.node_id(),
+                seq: 10 + n as u64,
+                issued: UnixMillis(super::world::WALL),
+                ttl_s: 100,
+                name: None,
+                addrs,
+                body: Body::Host(h),
+            };
+            let carried = Carried {
+                advert: Signed::new(&advert, &liar).unwrap(),
+                age_ms: 0,
+            };
+            assert_eq!(
+                store(&mut w, 0, carried),
+                StoreAnswer::Invalid,
+                "{text:?} in field {field}"
+            );
+        }
+    }
+    assert_eq!(w.refused(0, "malformed"), 3 * bad.len() as u64);
+    assert!(w.nodes[0].engine.snapshot(w.now).is_empty());
+}
+
+#[test]
+fn abuse_34_text_of_adverts_is_data_to_a_question() {
+    let liar = key(LIAR);
+    let texts = [
+        "'); DROP TABLE hosts; --",
+        "' OR '1'='1",
+        "x\" UNION SELECT * FROM guests --",
+        "%_\\",
+        "été ✓",
+    ];
+    let mut w = World::new(1);
+    for (n, text) in texts.iter().enumerate() {
+        let Body::Host(mut h) = offer(4) else { panic!("no host") };
+        h.qemu = (*text).into();
+        let honest = key(LIAR + 1 + n);
+        assert_eq!(
+            store(&mut w, 0, signed(&honest, 1, 100, Body::Host(h))),
+            StoreAnswer::Accepted
+        );
+    }
+    assert_eq!(store(&mut w, 0, signed(&liar, 1, 100, offer(4))), StoreAnswer::Accepted);
+    let rows = w.nodes[0].engine.snapshot(w.now);
+    for text in texts {
+        let question = format!(
+            "SELECT count(*) AS n FROM hosts WHERE qemu = '{}'",
+            text.replace('\'', "''")
+        );
+        let parsed = crate::sql::parse(&question).unwrap();
+        let data = crate::sql::rows::load(&parsed.needs, &rows, &crate::sql::rows::Own::default());
+        let table = crate::io::sql::run(&parsed, &data, || false).unwrap();
+        assert_eq!(table.rows[0][0], crate::sql::rows::Cell::Int(1), "{text}");
+    }
 }
 
 proptest! {

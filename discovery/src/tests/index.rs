@@ -51,7 +51,9 @@ impl Holder {
             let path = held.advert.path(space).unwrap();
             for level in 0..=MAX_LEVEL {
                 // Full cells take the smaller ranks alone.
-                let _ = store.cells.file(&Cell::of(space.clone(), path, level), &held.advert);
+                let _ = store
+                    .cells
+                    .file(&Cell::of(space.clone(), path, level), &held.advert, now);
             }
         }
         Self { store, now }
@@ -144,7 +146,7 @@ fn hosts(n: usize) -> impl Iterator<Item = Carried> {
 #[test]
 fn a_full_cell_is_a_sample_that_tells_how_many_there_are() {
     let h = Holder::new(hosts(3_000), &Namespace::Hosts);
-    let (estimate, full) = h.store.cells.estimate(&Cell::whole(Namespace::Hosts));
+    let (estimate, full) = h.store.cells.estimate(&Cell::whole(Namespace::Hosts), h.now);
     assert!(full && (2_400..3_600).contains(&estimate), "{estimate}");
     assert!(h.store.cells.filed().all(|(_, n)| n <= SAMPLE));
 }
@@ -271,18 +273,18 @@ fn no_cell_is_hot_and_every_host_is_under_a_cell_that_is_not_full() {
                         }];
                         placer.handle_holders(at, &cell, holders, 1);
                     }
-                    Place::Probe { cell, .. } => placer.handle_probed(at, &cell, Some(cells.estimate(&cell).0)),
+                    Place::Probe { cell, .. } => placer.handle_probed(at, &cell, Some(cells.estimate(&cell, at).0)),
                     Place::Send { to, slot, cells: asked } => {
                         let answers: Vec<Placed> = asked
                             .iter()
                             .map(|c| {
                                 *offers.entry(c.clone()).or_default() += 1;
                                 *all.entry(c.clone()).or_default() += 1;
-                                let answer = match advert.path(&c.space).map(|_| cells.file(c, advert)) {
+                                let answer = match advert.path(&c.space).map(|_| cells.file(c, advert, at)) {
                                     Some(Ok(())) => StoreAnswer::Accepted,
                                     _ => StoreAnswer::Full,
                                 };
-                                let (estimate, full) = cells.estimate(c);
+                                let (estimate, full) = cells.estimate(c, at);
                                 Placed { answer, estimate, full }
                             })
                             .collect();
@@ -310,7 +312,7 @@ fn no_cell_is_hot_and_every_host_is_under_a_cell_that_is_not_full() {
     assert!(mean <= 20.0, "{mean} cells a host");
     for (p, a) in placers.iter().zip(&adverts) {
         let mut spaces: BTreeSet<Namespace> = a.spaces().into_iter().collect();
-        for cell in p.taken(a.slot()).iter().filter(|c| !cells.estimate(c).1) {
+        for cell in p.taken(a.slot()).iter().filter(|c| !cells.estimate(c, now).1) {
             spaces.remove(&cell.space);
         }
         assert!(spaces.is_empty(), "under no cell that holds all of {spaces:?}");
@@ -376,7 +378,7 @@ fn abuse_01_a_flood_at_an_index_key_takes_its_share_of_the_sample_and_no_more() 
             signed(&key(1_000), seq, 600, machine(8, 16)),
         );
     }
-    let (estimate, full) = store.cells.estimate(&cell);
+    let (estimate, full) = store.cells.estimate(&cell, Instant::now());
     assert!(full && (750..1_300).contains(&estimate), "{estimate} of 1,000");
     assert_eq!(store.cells.filed().map(|(_, n)| n).sum::<usize>(), SAMPLE);
     let question = Question {
@@ -551,7 +553,7 @@ fn what_changes_leaves_the_cell_where_it_was() {
         signed(&key(5), 2, 600, machine(1, 1)),
     );
     place(&mut view(&mut store, &contacts), vec![at(&free)], free.clone());
-    assert_eq!(store.cells.estimate(&at(&free)).0, 1);
+    assert_eq!(store.cells.estimate(&at(&free), Instant::now()).0, 1);
     // Its publisher tells the old holders of the new advert, with the old cell.
     let answers = place(&mut view(&mut store, &contacts), vec![at(&free)], taken);
     assert_eq!((answers[0].answer, answers[0].estimate), (StoreAnswer::Accepted, 0));

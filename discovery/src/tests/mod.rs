@@ -1,5 +1,6 @@
 //! Whole meshes in virtual time over a pretended network, and each rule with the input that breaks it.
 
+mod cells;
 mod hostile;
 mod idle;
 mod index;

@@ -146,7 +146,6 @@ fn a_few_hundred_nodes_that_start_at_once_find_by_range_and_are_quiet() {
 }
 
 #[test]
-#[ignore = "recall is 0.88 after ten minutes of churn; ARCHITECTURE.md §10"]
 fn a_few_hundred_nodes_find_by_range_through_churn_and_with_a_fifth_of_them_silent() {
     let (mut sim, rare) = (indexed(280, 1), large(64, 64));
     sim.run(200 * SECOND);

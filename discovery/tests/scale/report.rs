@@ -240,10 +240,12 @@ fn placing(page: &mut String) {
                             }],
                             1,
                         ),
-                        Want::Probe { cell, .. } => p.handle_probed(at, &cell, Some(cells.estimate(&cell).0)),
+                        Want::Probe { cell, .. } => p.handle_probed(at, &cell, Some(cells.estimate(&cell, at).0)),
                         Want::Send { to, slot, cells: asked } => {
-                            let answers: Vec<Placed> =
-                                asked.iter().map(|c| offer(&mut cells, &mut offers, c, a)).collect();
+                            let answers: Vec<Placed> = asked
+                                .iter()
+                                .map(|c| offer(&mut cells, &mut offers, (c, a), at))
+                                .collect();
                             p.handle_placed(at, to.node, slot, &asked, &answers);
                         }
                     }
@@ -273,13 +275,13 @@ fn placing(page: &mut String) {
     .unwrap();
 }
 
-fn offer(cells: &mut Cells, offers: &mut BTreeMap<Cell, usize>, c: &Cell, a: &Advert) -> Placed {
+fn offer(cells: &mut Cells, offers: &mut BTreeMap<Cell, usize>, (c, a): (&Cell, &Advert), at: Instant) -> Placed {
     *offers.entry(c.clone()).or_default() += 1;
-    let answer = match a.path(&c.space).filter(|p| c.has(*p)).map(|_| cells.file(c, a)) {
+    let answer = match a.path(&c.space).filter(|p| c.has(*p)).map(|_| cells.file(c, a, at)) {
         Some(Ok(())) => StoreAnswer::Accepted,
         _ => StoreAnswer::Full,
     };
-    let (estimate, full) = cells.estimate(c);
+    let (estimate, full) = cells.estimate(c, at);
     Placed { answer, estimate, full }
 }
 

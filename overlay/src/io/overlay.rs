@@ -127,7 +127,7 @@ impl Overlay {
         self.ask(|reply| Command::Connect { peer, addrs, reply }).await?
     }
 
-    /// Notes addresses of a peer for later dials.
+    /// Notes what is said of a peer's addresses, for later dials; what no peer can be reached at is left out.
     pub async fn add_known(&self, peer: NodeId, addrs: Vec<Multiaddr>) {
         drop(self.commands.send(Command::AddKnown { peer, addrs }).await);
     }

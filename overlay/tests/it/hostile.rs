@@ -241,3 +241,85 @@ async fn what_was_recorded_of_an_old_session_is_worth_nothing_in_the_new() {
     exchange(&mut theirs, &mut ours).await;
     assert_eq!(b.net.status().await.unwrap().links, 1);
 }
+
+/// Somebody who has nothing to do with any of this: UDP and TCP on one port.
+struct Bystander(std::net::UdpSocket, std::net::TcpListener);
+
+impl Bystander {
+    fn new(ip: &str) -> Self {
+        let tcp = std::net::TcpListener::bind((ip, 0)).unwrap();
+        let udp = std::net::UdpSocket::bind(tcp.local_addr().unwrap()).unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        udp.set_nonblocking(true).unwrap();
+        Self(udp, tcp)
+    }
+
+    fn addrs(&self) -> Vec<overlay::io::Multiaddr> {
+        let at = self.0.local_addr().unwrap();
+        let words = [format!("udp/{}/quic-v1", at.port()), format!("tcp/{}", at.port())];
+        words.map(|w| format!("/ip4/{}/{w}", at.ip()).parse().unwrap()).to_vec()
+    }
+
+    fn was_left_alone(&self) -> bool {
+        self.0.recv(&mut [0; 16]).is_err() && self.1.accept().is_err()
+    }
+}
+
+#[tokio::test]
+async fn abuse_16_what_is_said_of_a_peer_never_leads_to_this_machine_itself() {
+    // On all interfaces, as nodes are; on loopback there are only services of this machine.
+    let a = node_with(1, |c| c.listen = "0.0.0.0:0".parse().unwrap()).await;
+    let more = until("addresses", || async {
+        a.net.status().await.ok().map(|s| s.listen).filter(|l| !l.is_empty())
+    })
+    .await;
+    if more
+        .iter()
+        .all(|l| overlay::path::ip_of(l).is_some_and(|ip| ip.is_loopback()))
+    {
+        eprintln!("skipped: abuse_16: missing an interface besides loopback");
+        return;
+    }
+    let service = Bystander::new("127.0.0.1");
+    let made_up = key(9).node_id();
+    let mut said = service.addrs();
+    said.extend(
+        [
+            "/ip4/224.0.0.1/udp/9/quic-v1",
+            "/ip4/0.0.0.0/tcp/9",
+            "/ip4/255.255.255.255/udp/9/quic-v1",
+        ]
+        .map(|a| a.parse().unwrap()),
+    );
+    a.net.add_known(made_up, said).await;
+    let r = a.net.request(made_up, "/test/echo/1", vec![1], LONG).await;
+    assert!(r.is_err_and(|e| e.to_string().contains("no address is known")));
+    assert!(service.was_left_alone());
+}
+
+#[tokio::test]
+async fn abuse_38_nothing_inside_the_tunnel_is_dialled_whoever_says_where_it_is() {
+    let a = node(1).await;
+    // Loopback plays the LAN behind this node's TAP.
+    a.net.set_excluded_interfaces(vec!["lo".into()]).await;
+    until("addresses to vanish", || async {
+        a.net.status().await.unwrap().listen.is_empty().then_some(())
+    })
+    .await;
+    let inside = Bystander::new("127.0.0.9");
+    let member = key(9).node_id();
+    let said = inside.addrs();
+    // By an advert or a contact, as a member that is redialled, by a ticket, by a person.
+    a.net.add_known(member, said.clone()).await;
+    assert!(a.net.request(member, "/test/echo/1", vec![1], LONG).await.is_err());
+    a.net.set_members([member].into()).await;
+    assert!(a.net.connect(member, said.clone()).await.is_err());
+    for addr in said {
+        assert!(a.net.dial(addr).await.is_err());
+    }
+    assert!(inside.was_left_alone());
+    assert!(
+        a.net.dial_addrs().await.is_empty(),
+        "nor is what lies there told to others"
+    );
+}

@@ -87,6 +87,59 @@ async fn a_damaged_peer_book_is_moved_aside() {
 }
 
 #[tokio::test]
+async fn case_13_a_peer_book_that_was_spoiled_costs_no_start_and_a_good_one_follows() {
+    let b = node(2).await;
+    let at = b.quic().await;
+    let row = |id: &str, addr: &str, seen: &str| format!(r#"{{"id":"{id}","addrs":["{addr}"],"seen":{seen}}}"#);
+    let rows = |rows: &[String]| format!(r#"{{"version":1,"peers":[{}]}}"#, rows.join(","));
+    let whole = rows(&[row(&b.id().to_string(), &at.to_string(), "5")]);
+    let many: Vec<_> = (0..2_000u16)
+        .map(|n| {
+            let mut bytes = [1; 32];
+            bytes[..2].copy_from_slice(&n.to_be_bytes());
+            row(
+                &wire::NodeId(bytes).to_string(),
+                "/ip4/127.0.0.1/udp/9/quic-v1",
+                "18446744073709551615",
+            )
+        })
+        .collect();
+    let mut spoiled = vec![
+        rows(&many).into_bytes(),
+        rows(&[row("nobody", "?", "1"), row("", "", "-1")]).into_bytes(),
+        whole.replace("\"version\":1", "\"version\":1e400").into_bytes(),
+        vec![b'['; 100_000],
+        vec![b' '; overlay::defaults::BOOK_BYTES as usize + 1],
+    ];
+    // A write that power cut short, anywhere.
+    spoiled.extend(
+        (0..whole.len())
+            .step_by(whole.len() / 6)
+            .map(|n| whole.as_bytes()[..n].to_vec()),
+    );
+    for bytes in spoiled {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("peers.json"), &bytes).unwrap();
+        let (net, _events) = Overlay::start(config(1, &dir)).await.unwrap();
+        let remembered = net.status().await.unwrap().remembered;
+        assert!(remembered <= overlay::defaults::BOOK_PEERS);
+        net.connect(b.id(), vec![at.clone()]).await.unwrap();
+        net.shutdown().await;
+        let text = std::fs::read_to_string(dir.path().join("peers.json")).unwrap();
+        assert!(
+            text.contains(&b.id().to_string()),
+            "who was there is remembered before who never was"
+        );
+        if remembered > 1 {
+            continue; // All of the others are dialled, too, which takes long.
+        }
+        let (net, mut events) = Overlay::start(config(1, &dir)).await.unwrap();
+        while !matches!(guard("the return", events.recv()).await, Some(OverlayEvent::Connected(p)) if p == b.id()) {}
+        net.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn a_blocked_peer_is_closed_and_stays_out() {
     let (mut a, mut b) = (node(1).await, node(2).await);
     a.net.set_members([b.id()].into()).await;

@@ -138,7 +138,11 @@ pub fn verdicts(rows: &[Row], lanport: &[Row]) -> Vec<Verdict> {
     out.push(bound(&f, Metric::Rss, 40.0, "MB", "a node's memory at most 40 MB"));
     let goal = "no loss at 20,000 small packets a second";
     out.push(bound(&f, Metric::PacedLoss, 0.0, "% lost", goal));
-    let ports = || lanport.iter().filter(|r| r.layer != Layer::Kernel);
+    let ports = || {
+        lanport
+            .iter()
+            .filter(|r| !matches!(r.layer, Layer::Kernel | Layer::Raw))
+    };
     out.extend(ports().map(|r| port_keeps(&f, r, lanport)));
     out.extend(ports().map(|r| port(&f, r, 2.5, 0.30, false)));
     if !lanport.is_empty() {
@@ -165,7 +169,8 @@ fn port(f: &Field<'_>, row: &Row, cloud: f64, kernel: f64, stretch: bool) -> Ver
     verdict(stretch, goal, got).resting_on(&[f.row("vpncloud"), f.row("vxlan"), Some(row)])
 }
 
-/// A LAN port at 70 % of what we do without one, beside what the kernel's own tunnel keeps of its speed there.
+/// A LAN port at 70 % of what we do without one, beside what the kernel's own tunnel keeps of its speed there, and how much of
+/// our speed comes through the port where there is no tunnel at all.
 fn port_keeps(f: &Field<'_>, row: &Row, lanport: &[Row]) -> Verdict {
     let keeps = |row: &Row, without: &str| {
         let to = |m| ratio(row.median(m), f.of(without, m));
@@ -174,9 +179,14 @@ fn port_keeps(f: &Field<'_>, row: &Row, lanport: &[Row]) -> Verdict {
     let kernel = lanport.iter().find(|r| r.product == format!("{}, vxlan", row.product));
     let beside = kernel.and_then(|r| keeps(r, "vxlan"));
     let beside = beside.map_or_else(String::new, |(a, b)| format!("; vxlan keeps {a:.2} and {b:.2}"));
-    let got = keeps(row, OURS).map(|(a, b)| (a.min(b) >= PORT, format!("{a:.2} there, {b:.2} back{beside}")));
+    let bare = lanport
+        .iter()
+        .find(|r| r.product == format!("{}, bare wire", row.product));
+    let most = bare.and_then(|r| keeps(r, OURS));
+    let most = most.map_or_else(String::new, |(a, b)| format!("; a bare wire {a:.2} and {b:.2} of ours"));
+    let got = keeps(row, OURS).map(|(a, b)| (a.min(b) >= PORT, format!("{a:.2} there, {b:.2} back{beside}{most}")));
     let goal = format!("{}: at least {PORT} of our own speed without it", row.product);
-    verdict(false, goal, got).resting_on(&[f.row(OURS), f.row("vxlan"), Some(row), kernel])
+    verdict(false, goal, got).resting_on(&[f.row(OURS), f.row("vxlan"), Some(row), kernel, bare])
 }
 
 #[cfg(test)]
@@ -235,6 +245,7 @@ mod tests {
         let port = [
             row("LAN port, GRO on", Layer::L2, &ours),
             row("LAN port, GRO on, vxlan", Layer::Kernel, &speeds(3.6)),
+            row("LAN port, GRO on, bare wire", Layer::Raw, &speeds(6.0)),
         ];
         let v = verdicts(&rows, &port);
         let of = |words: &str| v.iter().find(|v| v.goal.contains(words)).unwrap();
@@ -243,7 +254,15 @@ mod tests {
         assert_eq!(asked.got, "1.00 there, 0.90 back");
         assert_eq!(of("0.7 of 4 times").reached, Some(false));
         let own = of("of our own speed");
-        assert_eq!(own.got, "0.75 there, 0.68 back; vxlan keeps 0.40 and 0.40");
+        assert_eq!(
+            own.got,
+            "0.75 there, 0.68 back; vxlan keeps 0.40 and 0.40; a bare wire 1.50 and 1.50 of ours"
+        );
+        assert_eq!(
+            v.iter().filter(|v| v.goal.contains("of our own speed")).count(),
+            1,
+            "a wire has no goal"
+        );
         assert_eq!((own.reached, own.stretch), (Some(false), false));
         assert_eq!(of("checksum").reached, Some(false));
     }

@@ -23,6 +23,7 @@ mod sight;
 mod station;
 pub mod tap;
 mod tunnel;
+mod turn;
 
 pub use error::{CaptureError, EchoError, LanError, PortError};
 pub use record::CaptureReader;

@@ -3,7 +3,8 @@
 //! Each wake-up: commands, timers, then rounds of *receive from links, read from ports, flush links* until nothing moves
 //! or [`ROUNDS`] are done; then it yields, so that the overlay's tasks on the same thread get the processor. While a link
 //! has no room, ports are left alone for [`PATIENCE`]: if the processor is the bottleneck the link soon has room and
-//! nothing was lost; if the path is, reading goes on and the link's fair queue takes what comes.
+//! nothing was lost; if the path is, reading goes on and the link's fair queue takes what comes. A flood of small frames is
+//! read in turns with a pause between them ([`FLOOD_PAUSE`]), so that it does not reach the far reader as one burst.
 
 use super::{
     TunnelEvent,
@@ -11,11 +12,12 @@ use super::{
     link::LinkIo,
     tap::Tap,
     tunnel::Commands,
+    turn::{Read, Turn},
 };
 use crate::{
     DropReason, Drops, PortId,
     coalesce::Coalescer,
-    defaults::{ALL_QUEUES_BYTES, COMPARE_EVERY, EVENTS, PATIENCE, READ_BUDGET, READ_DROPS, READ_FRAMES, ROUNDS},
+    defaults::{ALL_QUEUES_BYTES, COMPARE_EVERY, EVENTS, FLOOD_PAUSE, PATIENCE, ROUNDS},
     loops::{Identity, Underlay},
     packet::Packet,
     switch::SwitchEvent,
@@ -103,12 +105,7 @@ impl Pump {
         self.handle_timeouts(now);
         let mut moved = true;
         for _ in 0..ROUNDS {
-            moved = self.receive(cx, now);
-            self.flush(now);
-            if !self.waits_for_room(now) {
-                moved |= self.read_ports(cx, now);
-                self.flush(now);
-            }
+            moved = self.round(cx, now);
             if !moved {
                 break;
             }
@@ -126,6 +123,22 @@ impl Pump {
         }
         self.arm(cx, now);
         Poll::Pending
+    }
+
+    /// One round over links and ports; true if anything moved.
+    fn round(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let received = self.receive(cx, now);
+        self.flush(now);
+        if self.waits_for_room(now) {
+            return received;
+        }
+        let read = self.read_ports(cx, now);
+        self.flush(now);
+        if read == Read::Flood && !received {
+            // This thread has nothing else to do that is worth more than the far reader's chance to catch up.
+            std::thread::sleep(FLOOD_PAUSE);
+        }
+        received || read != Read::Nothing
     }
 
     /// Ports wait: some link has had no room for a moment, and only for a moment.
@@ -220,10 +233,10 @@ impl Pump {
         });
     }
 
-    /// Reads each port up to its budget; true if anything came.
-    fn read_ports(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    /// Reads each port up to its budget.
+    fn read_ports(&mut self, cx: &mut Context<'_>, now: Instant) -> Read {
         let ids: Vec<PortId> = self.fabric.ports.keys().copied().collect();
-        let mut moved = false;
+        let mut read = Read::Nothing;
         for id in ids {
             let mut turn = Turn::default();
             while turn.goes_on()
@@ -242,9 +255,9 @@ impl Pump {
                 let _ = accept(now, id, hdr, bytes, fabric, links, drops);
             });
             self.deliver_made(now);
-            moved |= turn.frames > 0;
+            read = read.and(turn.read());
         }
-        moved
+        read
     }
 
     /// Reads and forwards one frame: its length, and how many frames were over budget. `None` when the port has none.
@@ -449,26 +462,6 @@ fn offer(
         return Err(DropReason::NoLink);
     };
     link.offer(now, tag, packet)
-}
-
-/// One port's turn: so many bytes, frames and frames over budget at most, so that no port waits long for another.
-#[derive(Default)]
-struct Turn {
-    bytes: usize,
-    frames: usize,
-    over_budget: usize,
-}
-
-impl Turn {
-    fn count(&mut self, bytes: usize, over_budget: usize) {
-        self.bytes += bytes;
-        self.frames += 1;
-        self.over_budget += over_budget;
-    }
-
-    fn goes_on(&self) -> bool {
-        self.bytes < READ_BUDGET && self.frames < READ_FRAMES && self.over_budget < READ_DROPS
-    }
 }
 
 /// Reads one frame from a TAP; `None` when none waits. An error that ends the interface goes to `dead`.

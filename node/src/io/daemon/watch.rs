@@ -193,7 +193,13 @@ impl Daemon {
             self.advert_changes.send_modify(|n| *n = n.wrapping_add(1));
             match event {
                 E::Changed(row) if row.advert.node != self.me && !row.advert.addrs.is_empty() => {
-                    let addrs = row.advert.addrs.iter().filter_map(|a| a.parse().ok()).collect();
+                    // No name is looked up by the word of a stranger.
+                    let plain = row
+                        .advert
+                        .addrs
+                        .iter()
+                        .filter(|a| discovery::ways::host_of(a).is_some());
+                    let addrs = plain.filter_map(|a| a.parse().ok()).collect();
                     self.overlay.add_known(row.advert.node, addrs).await;
                 }
                 E::CannotPublish(why) => tracing::error!(%why, "nothing new can be published"),

@@ -20,7 +20,7 @@ impl Net {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::Connect { peer, addrs, reply } => self.dial_peer(peer, addrs, Some(reply)),
-            Command::AddKnown { peer, addrs } => self.add_known(peer, addrs),
+            Command::AddKnown { peer, addrs } => self.add_told(peer, addrs),
             Command::Dial { addr, reply } => self.dial_addr(addr, reply),
             Command::Open { peer, protocol, reply } => match path::peer_id(peer) {
                 Some(id) => self.swarm.behaviour_mut().streams.open(id, protocol, reply),

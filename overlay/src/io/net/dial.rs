@@ -338,6 +338,19 @@ impl Net {
         }
     }
 
+    /// Notes what a peer, or another, says of its addresses: groups, broadcast, what lies in tunnels, and this very machine are
+    /// not among them. Loopback counts where this node listens nowhere else.
+    pub(super) fn add_told(&mut self, node: NodeId, addrs: Vec<Multiaddr>) {
+        let is_loopback = |a: &Multiaddr| path::ip_of(a).is_some_and(|ip| ip.is_loopback());
+        let bound = self.port().local_addr().is_ok_and(|a| a.ip().is_loopback());
+        let everywhere = self.swarm.listeners().all(is_loopback) && self.swarm.listeners().next().is_some();
+        let local = bound || everywhere;
+        let prefixes = self.prefixes.borrow().towards(Some(node));
+        let usable = addrs.into_iter().filter(|a| path::usable(a, local, &prefixes));
+        let addrs = usable.take(defaults::MAX_IDENTIFY).collect();
+        self.add_known(node, addrs);
+    }
+
     /// Notes addresses that somebody told us.
     pub(super) fn add_known(&mut self, node: NodeId, addrs: Vec<Multiaddr>) {
         if addrs.is_empty() || node == self.me {

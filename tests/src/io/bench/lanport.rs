@@ -30,6 +30,8 @@ pub enum Carrier {
     Lanline,
     /// The kernel's own tunnel, which shows what the LAN port itself costs on this machine.
     Vxlan,
+    /// No tunnel: the host's wire in the bridge. More than this no tunnel can carry through the port.
+    Bare,
 }
 
 /// Builds it around a tunnel and measures from the host to the laptop. `gro`: whether the LAN port merges what it receives.
@@ -83,6 +85,12 @@ pub fn measure(carrier: Carrier, gro: bool, pace: Pace) -> Result<Sample> {
             home.ip(&["link", "set", "vx0", "master", "br0", "up"])?;
             host.ip(&["link", "set", "vx0", "up"])?;
             "vx0"
+        }
+        Carrier::Bare => {
+            let under = format!("{}/24", Side::Home.under());
+            home.ip(&["addr", "del", &under, "dev", "u0"])?;
+            home.ip(&["link", "set", "u0", "master", "br0"])?;
+            "u0"
         }
     };
     host.ip(&["addr", "add", &format!("{}/24", Side::Host.over()), "dev", far])?;

@@ -34,7 +34,7 @@ pub struct Plan {
 pub struct Measured {
     /// One row a product.
     pub rows: Vec<Row>,
-    /// The LAN port scenario: ours, then the kernel's, with GRO on and off at the port.
+    /// The LAN port scenario: ours, the kernel's, then a bare wire, with GRO on and off at the port.
     pub lanport: Vec<Row>,
     /// Who is not in the table, and why.
     pub absent: Vec<(String, String)>,
@@ -89,12 +89,14 @@ pub fn run(plan: &Plan) -> Result<Measured> {
     })
 }
 
-/// The rows of the LAN port scenario: ours and the kernel's, with GRO on and off at the port.
-const LAN_PORTS: [(&str, Layer, Carrier, bool); 4] = [
+/// The rows of the LAN port scenario: ours, the kernel's and a bare wire, with GRO on and off at the port.
+const LAN_PORTS: [(&str, Layer, Carrier, bool); 6] = [
     ("LAN port, GRO on", Layer::L2, Carrier::Lanline, true),
     ("LAN port, GRO off", Layer::L2, Carrier::Lanline, false),
     ("LAN port, GRO on, vxlan", Layer::Kernel, Carrier::Vxlan, true),
     ("LAN port, GRO off, vxlan", Layer::Kernel, Carrier::Vxlan, false),
+    ("LAN port, GRO on, bare wire", Layer::Raw, Carrier::Bare, true),
+    ("LAN port, GRO off, bare wire", Layer::Raw, Carrier::Bare, false),
 ];
 
 impl Plan {
