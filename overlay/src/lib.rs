@@ -14,6 +14,7 @@
 )]
 
 pub mod admission;
+pub mod around;
 pub mod carrier;
 pub mod defaults;
 pub mod detour;

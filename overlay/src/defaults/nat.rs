@@ -16,6 +16,8 @@ pub const PREDICTED: usize = 4;
 pub const STEP_VIEWS: usize = 3;
 /// Largest step that can be guessed: with more, other machines' connections lie between.
 pub const STEP_MAX: u16 = 8;
+/// Destinations remembered to know which of a router's mappings was made when: some peers' candidates, and guesses.
+pub const DESTINATIONS: usize = 512;
 /// How long a router is asked to keep a mapping: RFC 6886 §3.3's two hours.
 pub const MAP_FOR: Duration = Duration::from_secs(7_200);
 /// A router that has no mapping for us is asked again after this time; a change of network asks at once.

@@ -9,6 +9,21 @@ pub const PATHS: usize = 32;
 pub const PUNCH_MS: [u64; 6] = [0, 60, 150, 300, 600, 1_200];
 /// A candidate that has not answered so long after its last ping is dead: twice the round trip of a satellite.
 pub const PUNCH_WAIT: Duration = Duration::from_millis(1_200);
+/// Ports that each side guesses of the other where both routers count their ports up: some dozen that others took on one side, or
+/// half a dozen on the other, between the forecast and the guesses are borne.
+pub const GUESSES: u16 = 16;
+/// Mappings that may have been counted though the router made none: an address of the peer's home to which nothing gets out.
+pub const GUESS_BELOW: u16 = 2;
+/// When a guess is pinged, ms after the peer's forecast came: the second ping finds the hole that the peer's own guess made.
+/// 16 guesses are a third of [`UNPROVED`].
+pub const GUESS_MS: [u64; 2] = [0, 300];
+/// Guesses begin so long after a link did, and later rounds of pings to what the peer named so long after guesses: the other is
+/// over then.
+pub const GUESS_AFTER: Duration = Duration::from_millis(2_400);
+/// Guesses are tried again no sooner: routers have forgotten the holes of those before.
+pub const GUESS_EVERY: Duration = Duration::from_secs(60);
+/// A forecast holds for so long: nothing but the peer's answer is waited for.
+pub const FORECAST_FOR: Duration = Duration::from_secs(2);
 /// Pings and pongs to addresses that nobody proved: at once, and a second. 16 candidates get 6 each: 6 kB, which is all
 /// that a lying peer can make a node send at somebody.
 pub const UNPROVED: (u32, u32) = (96, 1);

@@ -12,7 +12,7 @@ use super::{
     surroundings::Surroundings,
     waits::Waits,
 };
-use crate::{carrier, rendezvous::Rendezvous};
+use crate::{carrier, nat::Ports, paths::class_of, rendezvous::Rendezvous};
 use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit, UdpSocketState},
@@ -34,7 +34,10 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{Notify, broadcast, watch},
 };
-use wire::frame::{RelayHead, SEALED_FIRST, SEALED_MASK, SealHead};
+use wire::{
+    frame::{RelayHead, SEALED_FIRST, SEALED_MASK, SealHead},
+    link::PathClass,
+};
 
 /// Buffers in one system call.
 const BUFFERS: usize = 4;
@@ -48,6 +51,8 @@ const POOL: usize = 16;
 const CALLS: usize = 4;
 /// Sightings that wait for who collects them; more than that are the same few addresses again.
 const SIGHTINGS: usize = 64;
+/// Bit of the first byte of a handshake's packets (RFC 9000 §17.2): others follow them to where they went.
+const QUIC_LONG: u8 = 0x80;
 /// QUIC datagrams that quinn takes in one buffer.
 const QUIC_SEGMENTS: usize = 8;
 
@@ -89,6 +94,8 @@ pub(super) struct SealSocket {
     pub(super) relayed: Relayed,
     /// Who seeks whom.
     rendezvous: Mutex<Rendezvous>,
+    /// The mappings that routers made for it.
+    ports: Mutex<Ports>,
     /// Something is to be said or tried for that.
     pub(super) meet: Notify,
     /// What is around this machine.
@@ -124,6 +131,7 @@ impl SealSocket {
             carriers,
             relayed: Relayed::new(),
             rendezvous: Mutex::default(),
+            ports: Mutex::default(),
             meet: Notify::new(),
             surroundings: watch::Sender::default(),
             sightings: broadcast::Sender::new(SIGHTINGS),
@@ -133,6 +141,19 @@ impl SealSocket {
     /// Who seeks whom. Held for one call; no session is touched meanwhile.
     pub(super) fn rendezvous(&self) -> MutexGuard<'_, Rendezvous> {
         self.rendezvous.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mappings that routers made for it. Held for one call.
+    pub(super) fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something goes to an address that may be new to the routers in front of this machine.
+    pub(super) fn note_sent(&self, to: SocketAddr) {
+        let near = class_of(to, &self.surroundings.borrow().networks) == PathClass::SameLan;
+        if !near {
+            self.ports().handle_sent(to);
+        }
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Session>>> {
@@ -191,6 +212,7 @@ impl SealSocket {
 
     /// Sends one datagram past QUIC and sessions.
     pub(super) async fn send_raw(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.note_sent(to);
         let socket = self.io.get_ref();
         loop {
             match self.blocked.send(socket, || socket.send_to(datagram, to)) {
@@ -348,6 +370,9 @@ impl AsyncUdpSocket for SealSocket {
                 tracing::trace!(error = %e, "a carrier did not take a QUIC packet");
             }
             return Ok(());
+        }
+        if transmit.contents.first().is_some_and(|first| first & QUIC_LONG != 0) {
+            self.note_sent(transmit.destination);
         }
         let socket = self.io.get_ref();
         self.blocked.send(socket, || self.state.send(socket.into(), transmit))

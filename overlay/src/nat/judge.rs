@@ -1,6 +1,6 @@
 //! The kind of NAT, how it is known, and what would help.
 
-use super::{Nat, RouterSays, Seen, canonical};
+use super::{Anchor, Nat, RouterSays, Seen, canonical};
 use crate::{defaults, path};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -119,7 +119,7 @@ impl Nat {
             None => NatKind::Unknown,
             Some(s) if s.addr == first.addr => NatKind::Cone { filter },
             Some(_) => self
-                .step()
+                .step(defaults::nat::STEP_VIEWS)
                 .map_or(NatKind::Symmetric, |step| NatKind::SymmetricEasy { step }),
         }
     }
@@ -132,8 +132,8 @@ impl Nat {
         }
     }
 
-    /// By how much the router's ports go up from mapping to mapping, if they do: three views of one outer address.
-    fn step(&self) -> Option<u16> {
+    /// By how much the router's ports go up from mapping to mapping, if they do: so many views of one outer address.
+    fn step(&self, views_needed: usize) -> Option<u16> {
         let last = self.v4().next_back()?.addr.ip();
         let mut views: Vec<(u64, u16)> = self
             .v4()
@@ -141,42 +141,43 @@ impl Nat {
             .map(|s| (s.nth, s.addr.port()))
             .collect();
         views.sort_unstable();
-        let ports: Vec<u16> = views
-            .iter()
-            .rev()
-            .take(defaults::nat::STEP_VIEWS)
-            .rev()
-            .map(|(_, p)| *p)
-            .collect();
-        if ports.len() < defaults::nat::STEP_VIEWS {
+        let views: Vec<(u64, u16)> = views.into_iter().rev().take(defaults::nat::STEP_VIEWS).rev().collect();
+        if views.len() < views_needed {
             return None;
         }
-        let steps: Vec<u16> = ports
-            .iter()
-            .zip(ports.iter().skip(1))
-            .map(|(a, b)| b.wrapping_sub(*a))
-            .collect();
-        // Other machines behind the router take ports in between: small and rising is what can be guessed.
-        let small = steps.iter().all(|s| (1..=defaults::nat::STEP_MAX).contains(s));
-        steps.iter().min().copied().filter(|_| small)
+        // Mappings between two views are this node's own; other machines behind the router take ports, too: small and rising is
+        // what can be guessed.
+        let steps = views.iter().zip(views.iter().skip(1)).map(|((n, a), (m, b))| {
+            let made = u16::try_from(m.saturating_sub(*n)).ok()?.max(1);
+            Some(b.wrapping_sub(*a) / made).filter(|s| (1..=defaults::nat::STEP_MAX).contains(s))
+        });
+        steps.collect::<Option<Vec<u16>>>()?.into_iter().min()
+    }
+
+    /// A mapping that is known, if the ones after it can be guessed. Two views whose ports differ by little are enough: a guess
+    /// costs a few pings.
+    pub fn anchor(&self) -> Option<Anchor> {
+        let last = self.v4().max_by_key(|s| s.nth)?;
+        let step = match self.kind() {
+            NatKind::SymmetricEasy { step } => step,
+            NatKind::Symmetric => self.step(2)?,
+            // One view tells no kind. Routers that map each peer anew count up by one, if they can be guessed at all.
+            NatKind::Unknown if path::is_private(last.addr.ip()) == path::is_private(last.by.ip()) => 1,
+            _ => return None,
+        };
+        let (addr, nth) = (last.addr, last.nth);
+        Some(Anchor { addr, nth, step })
     }
 
     /// Outer addresses that the router is likely to use next, at most [`defaults::nat::PREDICTED`].
     pub(super) fn predicted(&self) -> Vec<SocketAddr> {
-        let Some(last) = self.v4().next_back() else {
+        let Some(last) = self.anchor() else {
             return Vec::new();
-        };
-        let step = match self.kind() {
-            NatKind::SymmetricEasy { step } => step,
-            // One view tells no kind. Routers that map each peer anew count up by one, if they can be guessed at all, and a
-            // guess costs a few pings.
-            NatKind::Unknown if path::is_private(last.addr.ip()) == path::is_private(last.by.ip()) => 1,
-            _ => return Vec::new(),
         };
         let next = |n: u16| {
             last.addr
                 .port()
-                .checked_add(step.checked_mul(n)?)
+                .checked_add(last.step.checked_mul(n)?)
                 .map(|p| SocketAddr::new(last.addr.ip(), p))
         };
         (1u16..).take(defaults::nat::PREDICTED).map_while(next).collect()

@@ -15,11 +15,13 @@
 
 mod gateway;
 mod judge;
+mod ports;
 #[cfg(test)]
 mod tests;
 
 pub use gateway::gateway_of;
 pub use judge::{Filter, NatKind, NatReport};
+pub use ports::{Anchor, Ports, is_forecast};
 
 use crate::defaults;
 use std::{
@@ -69,7 +71,7 @@ struct Seen {
     by: SocketAddr,
     /// This node's address as the peer saw it.
     addr: SocketAddr,
-    /// Order in which the router made the mapping, as far as this node can tell: that of the first news.
+    /// Order in which the router made the mapping: by [`Ports`], else that of the first news.
     nth: u64,
     /// This node's addresses of that family then: the view is of a network that one of them is on.
     locals: Vec<SocketAddr>,
@@ -129,6 +131,11 @@ impl Nat {
 
     /// The peer at `by` sees this node's UDP at `addr`. `true` if that is news.
     pub fn handle_seen(&mut self, now: Instant, by: SocketAddr, addr: SocketAddr) -> bool {
+        self.handle_view(now, by, addr, None)
+    }
+
+    /// The same, where it is known which of this node's mappings is the one to that peer ([`Ports::nth`]).
+    pub fn handle_view(&mut self, now: Instant, by: SocketAddr, addr: SocketAddr, nth: Option<u64>) -> bool {
         self.handle_timeout(now);
         let (by, addr) = (canonical(by), canonical(addr));
         if !useful(addr.ip()) || addr.port() == 0 || by.is_ipv4() != addr.is_ipv4() {
@@ -144,8 +151,8 @@ impl Nat {
         if self.seen.len() >= defaults::nat::MAX_SEEN {
             self.seen.remove(0);
         }
-        self.next += 1;
-        let nth = self.next;
+        let nth = nth.unwrap_or(self.next + 1);
+        self.next = self.next.max(nth);
         let family = |l: &&SocketAddr| l.is_ipv4() == addr.is_ipv4();
         let locals = self.local.iter().filter(family).copied().collect();
         self.seen.push(Seen {

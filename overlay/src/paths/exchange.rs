@@ -14,10 +14,10 @@ use wire::{
 /// The list that the peer is told.
 #[derive(Debug, Default)]
 pub(super) struct Own {
-    list: Vec<Candidate>,
-    serial: u32,
+    pub(super) list: Vec<Candidate>,
+    pub(super) serial: u32,
     /// When it was first told, and how often since; `None`: it is acknowledged.
-    telling: Option<(Instant, usize)>,
+    pub(super) telling: Option<(Instant, usize)>,
 }
 
 impl Own {
@@ -101,7 +101,7 @@ impl Paths {
         }
     }
 
-    fn is_plausible(&self, addr: SocketAddr) -> bool {
+    pub(super) fn is_plausible(&self, addr: SocketAddr) -> bool {
         let ip = addr.ip().to_canonical();
         let odd = match ip {
             std::net::IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local(),

@@ -27,6 +27,7 @@ mod budget;
 mod choose;
 mod demand;
 mod exchange;
+mod guess;
 mod health;
 mod path;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use budget::Budget;
 use choose::Contest;
 use demand::Chatter;
 use exchange::Own;
+use guess::Guess;
 pub use health::detour_beats;
 use path::Path;
 use std::{
@@ -104,6 +106,7 @@ pub struct Paths {
     retried: Instant,
     contest: Option<Contest>,
     repunch: (Instant, Duration),
+    guess: Guess,
     /// Where the peer sees this node on the active path.
     seen_at: Option<SocketAddr>,
     /// Addresses that the peer says are its own.
@@ -169,6 +172,7 @@ impl Paths {
             retried: now,
             contest: None,
             repunch: (now + limits::REPUNCH.0, limits::REPUNCH.0),
+            guess: Guess::new(now),
             seen_at: None,
             peer_locals: BTreeSet::new(),
             unproved: Budget::new(now, limits::UNPROVED),

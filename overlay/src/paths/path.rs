@@ -1,6 +1,6 @@
 //! One path: what is known of it.
 
-use crate::defaults::paths::{AGAIN, CONTEST_PAUSE, PUNCH_MS, PUNCH_WAIT};
+use crate::defaults::paths::{AGAIN, CONTEST_PAUSE, PUNCH_WAIT};
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -50,6 +50,8 @@ pub(super) struct Path {
     pub(super) was_proved: bool,
     /// The peer was first heard from here, unexpectedly: it may have moved. Whether frames came.
     pub(super) roamed: Option<(Instant, bool)>,
+    /// A guess, to be forgotten if it is wrong.
+    pub(super) guess: bool,
     /// Not to be tried before, and the pause after that.
     pub(super) barred: (Instant, Duration),
 }
@@ -71,6 +73,7 @@ impl Path {
             heard: None,
             was_proved: state == PathState::Validated,
             roamed: None,
+            guess: false,
             barred: (now, CONTEST_PAUSE.0),
         }
     }
@@ -85,14 +88,13 @@ impl Path {
 
     /// When the candidate's next ping is due; `None` after the last.
     pub(super) fn punch_at(&self) -> Option<Instant> {
-        let ms = PUNCH_MS.get(self.round.1)?;
+        let ms = self.schedule().get(self.round.1)?;
         Some(self.round.0 + Duration::from_millis(*ms))
     }
 
     /// When a candidate that has had all its pings is given up.
     pub(super) fn given_up_at(&self) -> Instant {
-        let last = PUNCH_MS.last().copied().unwrap_or_default();
-        self.round.0 + Duration::from_millis(last) + PUNCH_WAIT
+        self.last_at() + PUNCH_WAIT
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -151,7 +153,7 @@ impl Path {
         self.unanswered = 0;
         self.heard = Some(now);
         self.state = PathState::Validated;
-        self.was_proved = true;
+        (self.was_proved, self.guess) = (true, false);
         self.note_loss(now, 0.0, PING_WEIGHT);
         Some(ping)
     }

@@ -1,6 +1,7 @@
 //! Two path sets and a network between them, in virtual time.
 
 use super::{Event, Paths, Transmit, Why, class_of};
+use crate::nat::{Ports, is_forecast};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -30,6 +31,60 @@ pub(super) struct Iface {
     pub(super) up: bool,
     /// Lets in only from where was sent to, if it is a NAT; until when.
     pub(super) nat: Option<BTreeMap<SocketAddr, Instant>>,
+    /// Behind a router that maps each peer anew and counts its ports up.
+    pub(super) counts: Option<Counter>,
+}
+
+/// A router that gives each destination the next port, and lets in only answers.
+#[derive(Debug, Clone)]
+pub(super) struct Counter {
+    next: u16,
+    step: u16,
+    /// After so many of the node's mappings another machine takes one.
+    foreign_every: u64,
+    made: u64,
+    life: Duration,
+    /// Port by destination, and until when.
+    maps: BTreeMap<SocketAddr, (u16, Instant)>,
+}
+
+impl Counter {
+    pub(super) fn new(next: u16, step: u16, foreign_every: u64) -> Self {
+        Self {
+            next,
+            step,
+            foreign_every,
+            made: 0,
+            life: NAT_LIFE,
+            maps: BTreeMap::new(),
+        }
+    }
+
+    /// The port to this destination.
+    pub(super) fn port(&mut self, now: Instant, to: SocketAddr) -> u16 {
+        let until = now + self.life;
+        if let Some((port, t)) = self.maps.get_mut(&to).filter(|(_, t)| *t > now) {
+            *t = until;
+            return *port;
+        }
+        self.made += 1;
+        if self.foreign_every > 0 && self.made.is_multiple_of(self.foreign_every) {
+            self.take(1);
+        }
+        let port = self.next;
+        self.take(1);
+        self.maps.insert(to, (port, until));
+        port
+    }
+
+    /// Others take ports.
+    pub(super) fn take(&mut self, n: u16) {
+        self.next += n * self.step;
+    }
+
+    fn lets_in(&self, now: Instant, from: SocketAddr, port: u16) -> bool {
+        self.maps.get(&from).is_some_and(|(p, t)| *p == port && *t > now)
+    }
 }
 
 /// What happens on the way from one interface to another.
@@ -52,6 +107,8 @@ enum Packet {
 
 pub(super) struct Node {
     pub(super) paths: Paths,
+    /// What the node notes of its router.
+    pub(super) ports: Ports,
     pub(super) ifaces: Vec<Iface>,
     /// Interface by destination; the first for all others.
     pub(super) routes: BTreeMap<SocketAddr, usize>,
@@ -99,6 +156,7 @@ fn node(now: Instant, me: usize, active: SocketAddr, ifaces: Vec<Iface>) -> Node
     let class = class_of(active, &[]);
     Node {
         paths: Paths::new(now, [me as u8; 32], active, class, me == 0),
+        ports: Ports::default(),
         ifaces,
         routes: BTreeMap::new(),
         sends: None,
@@ -122,6 +180,7 @@ pub(super) fn iface(addr: &str) -> Iface {
         addr: at(addr),
         up: true,
         nat: None,
+        counts: None,
     }
 }
 
@@ -225,12 +284,19 @@ impl World {
             return self.travel(1 - me, addrs[1 - me], way, packet);
         }
         let i = self.nodes[me].routes.get(&to).copied().unwrap_or(0);
-        let from = self.nodes[me].ifaces[i].clone();
+        let mut from = self.nodes[me].ifaces[i].clone();
+        if let Some(c) = &mut self.nodes[me].ifaces[i].counts {
+            from.addr.set_port(c.port(self.now, to));
+        }
         if let Some(nat) = &mut self.nodes[me].ifaces[i].nat {
             nat.insert(to, self.now + NAT_LIFE);
         }
         let now = self.now;
-        let Some(j) = self.nodes[1 - me].ifaces.iter().position(|f| f.addr == to) else {
+        let mine = |f: &Iface| match &f.counts {
+            Some(c) => f.addr.ip() == to.ip() && c.lets_in(now, from.addr, to.port()),
+            None => f.addr == to,
+        };
+        let Some(j) = self.nodes[1 - me].ifaces.iter().position(mine) else {
             *self.strays.entry(to).or_default() += 1;
             return;
         };
@@ -277,6 +343,10 @@ impl World {
                 n.paths.handle_pong(now, token);
                 n.proved.extend(before.into_iter().filter(|a| n.paths.is_proved(*a)));
             }
+            Packet::Message(PathMessage::Candidates { serial, list }) if is_forecast(&list) => {
+                let list: Vec<_> = list.iter().map(|c| c.addr).collect();
+                n.paths.handle_forecast(now, serial, &list);
+            }
             Packet::Message(PathMessage::Candidates { serial, list }) => {
                 let list: Vec<_> = list.iter().map(|c| c.addr).collect();
                 n.paths.handle_candidates(now, serial, &list);
@@ -305,8 +375,13 @@ impl World {
     }
 
     fn drain(&mut self, me: usize) {
-        while let Some(Transmit { to, message }) = self.nodes[me].paths.poll_transmit() {
-            self.nodes[me].messages += 1;
+        while let Some(Transmit { to, mut message }) = self.nodes[me].paths.poll_transmit() {
+            let n = &mut self.nodes[me];
+            n.messages += 1;
+            match &mut message {
+                PathMessage::Ping { .. } => n.ports.handle_sent(to),
+                m => n.ports.refresh(m),
+            }
             self.send(me, to, Packet::Message(message));
         }
         let now = self.elapsed();
@@ -387,6 +462,15 @@ impl World {
             }
             self.step(0);
             self.step(1);
+        }
+    }
+
+    /// Both sides have nothing but the first carrier, as after they met over a relay.
+    pub(super) fn relayed_only(&mut self, class: PathClass) {
+        for me in 0..2 {
+            let at = self.carriers[0].0[me];
+            self.nodes[me].paths = Paths::new(self.now, [5 + me as u8; 32], at, class, me == 0);
+            self.nodes[me].proved.insert(at);
         }
     }
 

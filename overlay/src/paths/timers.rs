@@ -42,9 +42,11 @@ impl Paths {
         if self.trouble.is_none() && (doubted || self.silent_at().is_some_and(|at| at <= now)) {
             self.begin_trouble(now);
         }
+        self.forget_guesses();
         self.retry(now);
         self.decide(now);
         self.announce(now);
+        self.guess(now);
         let spares = self.spares(now);
         let all: Vec<SocketAddr> = self.paths.keys().copied().collect();
         for addr in all {
@@ -76,6 +78,7 @@ impl Paths {
             self.trouble.map(|since| since.max(self.heard) + defaults::LINK_IDLE),
             self.next_follow().filter(|at| *at > now),
             (!self.is_on_direct()).then_some(self.repunch.0),
+            self.guess.due(),
             self.trouble.map(|_| self.retried + limits::TROUBLE_RETRY),
         ]
         .into_iter()
@@ -140,7 +143,7 @@ impl Paths {
     }
 
     fn try_dead(&mut self, now: Instant) {
-        let spent = |p: &Path| p.state == PathState::Candidate && p.punch_at().is_none();
+        let spent = |p: &Path| p.state == PathState::Candidate && p.punch_at().is_none() && !p.guess;
         let dead = |p: &&mut Path| p.state == PathState::Dead || spent(p);
         self.paths.values_mut().filter(dead).for_each(|p| p.try_again(now));
     }
@@ -161,6 +164,10 @@ impl Paths {
             self.try_dead(now);
         }
         if !self.is_on_direct() && self.repunch.0 <= now {
+            if self.guesses_first(now) {
+                self.repunch.0 = now + limits::GUESS_AFTER;
+                return;
+            }
             let pause = self.repunch.1;
             // An idle link need not be better at once, and for a heavy one it is worth a few pings.
             let pause = match (self.is_busy(now), self.demand) {

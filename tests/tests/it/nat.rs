@@ -56,6 +56,11 @@ fn a_symmetric_router_meets_a_cone_directly() -> Result<()> {
 }
 
 #[test]
+fn two_symmetric_routers_that_count_their_ports_up_let_a_direct_path_through() -> Result<()> {
+    frames_flow("nat-steps", behind(Nat::SymmetricSteps, Nat::SymmetricSteps), true)
+}
+
+#[test]
 fn frames_flow_between_two_symmetric_routers() -> Result<()> {
     frames_flow("nat-symmetric", behind(Nat::Symmetric, Nat::Symmetric), false)
 }

@@ -6,8 +6,8 @@
 
 use super::{Conn, Net, Peer};
 use crate::{
+    around::{Control, Frames, Seen},
     carrier::{self, CarrierKind},
-    defaults,
     io::port::close,
     path::{self, Route},
 };
@@ -15,97 +15,68 @@ use libp2p::{
     Multiaddr, PeerId,
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 use wire::link::PathKind;
 
-/// Who is reached so, and who is dialled again when.
-#[derive(Default)]
-pub(super) struct Around {
-    /// Peers with a carried connection, and no other that answers.
-    peers: BTreeSet<PeerId>,
-    tries: BTreeMap<PeerId, (Instant, Duration)>,
-}
-
-/// How a peer's control connections do.
-#[derive(Default)]
-struct Control {
-    /// One answers, or was not asked.
-    answers: bool,
-    /// One goes through a relay's channel.
-    carried: bool,
-}
-
 impl Net {
-    /// Dials members around their dead direct paths, and back when those work again. Called when control connections were
-    /// looked at.
+    /// Dials members around their dead direct paths, and back when those work again ([`crate::around`]). Called when control
+    /// connections were looked at.
     pub(super) fn go_around(&mut self, now: Instant) {
         self.close_uncarried();
-        let mut peers = BTreeSet::new();
-        for node in self.members.clone() {
-            let (Some(peer), Some(session)) = (path::peer_id(node), self.port.session(node)) else {
+        let (mut looks, mut working) = (BTreeMap::new(), BTreeMap::new());
+        for node in &self.members {
+            let (Some(peer), Some(session)) = (path::peer_id(*node), self.port.session(*node)) else {
                 continue;
             };
-            let c = self.control_of(now, peer);
-            if !c.answers && c.carried {
-                peers.insert(peer);
-            }
-            let to = match (c.answers, session.working()) {
-                (true, _) | (_, None) => None,
-                (false, Some(at)) if !carrier::is_virtual(at) => Some(at),
-                (false, Some(at)) => Some(at).filter(|a| !c.carried && self.is_channel(*a)),
-            };
-            match to {
-                Some(at) => self.dial_around(now, peer, at),
-                None if c.answers => drop(self.around.tries.remove(&peer)),
-                None => {}
+            let at = session.working();
+            working.extend(at.map(|at| (peer, at)));
+            looks.insert(peer, (self.control_of(now, peer), self.frames_at(at)));
+        }
+        let before = self.around.peers().clone();
+        let members = &self.members;
+        let is_member = |p: &PeerId| path::node_id(p).is_some_and(|n| members.contains(&n));
+        for peer in self.around.handle_looks(now, &looks, is_member) {
+            if let Some(at) = working.get(&peer) {
+                self.dial_around(peer, *at);
             }
         }
-        self.around
-            .tries
-            .retain(|p, _| path::node_id(p).is_some_and(|n| self.members.contains(&n)));
-        if peers != self.around.peers {
+        let peers = self.around.peers();
+        if *peers != before {
             self.swarm.behaviour_mut().streams.set_around(peers.clone());
-            self.around.peers = peers;
+        }
+    }
+
+    fn frames_at(&self, working: Option<SocketAddr>) -> Frames {
+        match working {
+            None => Frames::Lost,
+            Some(at) if !carrier::is_virtual(at) => Frames::Direct,
+            Some(at) if self.is_channel(at) => Frames::Channel,
+            Some(_) => Frames::Stream,
         }
     }
 
     fn control_of(&self, now: Instant, peer: PeerId) -> Control {
-        // TCP and circuits are pinged by libp2p, and closed when they do not answer.
-        let streams = |c: &Conn| match c.route {
+        let streams = |c: &&Conn| match c.route {
             Some(r) => r.kind == PathKind::Tcp || r.kind == PathKind::Relayed && !path::is_carried(&c.remote),
             None => false,
         };
-        let mut out = Control {
-            answers: self.peers.get(&peer).is_some_and(|p| p.conns.values().any(streams)),
-            carried: false,
-        };
-        for conn in self.port.any_control(&peer) {
+        let conns = self.peers.get(&peer).into_iter().flat_map(|p| p.conns.values());
+        let quic = self.port.any_control(&peer).into_iter().map(|conn| {
             if carrier::is_virtual(conn.remote_address()) {
-                out.carried = true;
-            } else {
-                let watched = self.watched.get(&(peer, conn.stable_id()));
-                out.answers |= watched.is_none_or(|w| !w.is_silent(now));
+                return Seen::Carried;
             }
-        }
-        out
+            let watched = self.watched.get(&(peer, conn.stable_id()));
+            let silent = watched.is_some_and(|w| w.is_silent(now));
+            Seen::Direct { silent }
+        });
+        conns.filter(streams).map(|_| Seen::Stream).chain(quic).collect()
     }
 
     fn is_channel(&self, addr: SocketAddr) -> bool {
         matches!(self.port.sealed.carriers.kind(addr), Some(CarrierKind::Relay { .. }))
     }
 
-    fn dial_around(&mut self, now: Instant, peer: PeerId, at: SocketAddr) {
-        let (first, longest) = defaults::AROUND;
-        let (next, pause) = self.around.tries.entry(peer).or_insert((now, first));
-        if now < *next {
-            return;
-        }
-        *next = now + *pause;
-        *pause = (*pause * 2).min(longest);
+    fn dial_around(&mut self, peer: PeerId, at: SocketAddr) {
         tracing::debug!(%peer, carried = carrier::is_virtual(at), "control goes where frames go");
         let addrs = vec![path::quic_addr(at)];
         if self.dials.contains_key(&peer) {
@@ -146,7 +117,7 @@ impl Net {
     /// The connection that a peer's streams take.
     pub(super) fn best_of<'a>(&self, id: &PeerId, p: &'a Peer) -> Option<&'a Conn> {
         let relayed = |c: &&Conn| c.route.is_none_or(|r| r.kind == PathKind::Relayed);
-        let around = self.around.peers.contains(id);
+        let around = self.around.peers().contains(id);
         let carried = p.conns.values().filter(relayed).max_by_key(|c| c.seq);
         carried.filter(|_| around).or_else(|| p.best())
     }

@@ -25,6 +25,7 @@ use super::{
     streams::{OpenReply, Shared},
 };
 use crate::{
+    around::Around,
     carrier::CarrierKind,
     defaults,
     keep::Watched,
@@ -32,7 +33,6 @@ use crate::{
     path::{self, Prefixes, Route},
     redial::Redial,
 };
-use around::Around;
 use dial::{Anonymous, Dial};
 use futures::{FutureExt, StreamExt};
 use libp2p::{Multiaddr, PeerId, Swarm, kad::QueryId, swarm::ConnectionId};

@@ -15,6 +15,9 @@ impl Net {
         let quic = self.swarm.listeners().filter(|a| kind(a) == Some(PathKind::Direct));
         let list: Vec<SocketAddr> = quic.filter_map(path::socket_of).collect();
         if self.nat.handle_local(list) {
+            if self.nat.outer().is_empty() {
+                self.port.sealed.ports().handle_moved();
+            }
             self.port_map.ask_again();
             self.tell_candidates();
         }
@@ -27,7 +30,8 @@ impl Net {
         };
         match route.kind {
             PathKind::Direct => {
-                if self.nat.handle_seen(Instant::now(), by, addr) {
+                let nth = self.port.sealed.ports().nth(by);
+                if self.nat.handle_view(Instant::now(), by, addr, nth) {
                     self.tell_candidates();
                 }
             }
@@ -43,7 +47,8 @@ impl Net {
     pub(super) fn nat_sighted(&mut self, by: SocketAddr, addr: SocketAddr) {
         let by = SocketAddr::new(by.ip().to_canonical(), by.port());
         let hidden = self.prefixes.borrow().contains(addr.ip());
-        if !hidden && self.nat.handle_seen(Instant::now(), by, addr) {
+        let nth = self.port.sealed.ports().nth(by);
+        if !hidden && self.nat.handle_view(Instant::now(), by, addr, nth) {
             self.tell_candidates();
             self.doubt_control();
         }
@@ -68,6 +73,7 @@ impl Net {
     }
 
     fn tell_candidates(&self) {
+        self.port.sealed.ports().set_anchor(self.nat.anchor());
         let list = self.nat.candidates();
         self.port.candidates.send_if_modified(|old| {
             let changed = *old != list;

@@ -1,7 +1,8 @@
 //! From a configuration to a running net thread.
 
-use super::{Net, Relays, around::Around, dial::Anonymous, out::Outbox};
+use super::{Net, Relays, dial::Anonymous, out::Outbox};
 use crate::{
+    around::Around,
     defaults,
     io::{
         api::{OverlayConfig, OverlayEvent, StartError},

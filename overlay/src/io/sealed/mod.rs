@@ -12,7 +12,7 @@ use super::{
     seal_socket::{COPY, SealSocket},
 };
 use crate::{
-    defaults, pace,
+    defaults, nat, pace,
     paths::Paths,
     sealed::{
         aead::Engine,
@@ -149,6 +149,10 @@ impl State {
                     // Nobody listens: nobody wants to know.
                     let _ = socket.sightings.send((from, seen));
                 }
+            }
+            PathMessage::Candidates { serial, list } if nat::is_forecast(&list) => {
+                let usable = socket.surroundings.borrow().usable(self.peer, &list);
+                self.paths.handle_forecast(now, serial, &usable);
             }
             PathMessage::Candidates { serial, list } => {
                 let locals = list.iter().filter(|c| c.kind == CandidateKind::Local);

@@ -94,7 +94,11 @@ impl State {
                 Event::Ended => self.end("the peer answers by no path"),
             }
         }
-        while let Some(t) = self.paths.poll_transmit() {
+        while let Some(mut t) = self.paths.poll_transmit() {
+            match &mut t.message {
+                PathMessage::Ping { .. } => socket.note_sent(t.to),
+                m => socket.ports().refresh(m),
+            }
             let counter = self.sealer.next_counter();
             self.tell(socket, now, t.to, &t.message, 0);
             if let PathMessage::Ping { token, .. } = t.message {
