@@ -108,9 +108,9 @@ impl Carried {
         };
         Ok(Self {
             all: bytes - packets * 14,
-            udp: named("udp")?,
-            tcp: named("tcp")?,
-            mdns: named("mdns")?,
+            udp: named("n_udp")?,
+            tcp: named("n_tcp")?,
+            mdns: named("n_mdns")?,
         })
     }
 
@@ -129,12 +129,12 @@ impl Carried {
         let rules = |way: &str, side: &str| {
             format!(
                 "chain {way} {{ type filter hook {way} priority 0; policy accept;\n\
-                 {side} wan0 udp sport {port} counter name udp return\n{side} wan0 udp dport {port} counter name udp return\n\
-                 {side} wan0 udp dport 5353 counter name mdns return\n{side} wan0 meta l4proto tcp counter name tcp return\n}}\n"
+                 {side} wan0 udp sport {port} counter name n_udp return\n{side} wan0 udp dport {port} counter name n_udp return\n\
+                 {side} wan0 udp dport 5353 counter name n_mdns return\n{side} wan0 meta l4proto tcp counter name n_tcp return\n}}\n"
             )
         };
         let table = format!(
-            "table inet counted {{\ncounter udp {{ }}\ncounter tcp {{ }}\ncounter mdns {{ }}\n{}{}}}\n",
+            "table inet counted {{\ncounter n_udp {{ }}\ncounter n_tcp {{ }}\ncounter n_mdns {{ }}\n{}{}}}\n",
             rules("input", "iifname"),
             rules("output", "oifname")
         );
