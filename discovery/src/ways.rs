@@ -6,19 +6,27 @@
 //! Invariant: at most [`TOLD_TRIES`] unanswered tries at one IP address within [`TOLD_WINDOW`], and [`TOLD_HOSTS`] of these.
 
 use crate::defaults::{TOLD_HOSTS, TOLD_TRIES, TOLD_WINDOW};
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Instant,
+};
 
 /// Unanswered tries by IP address.
 #[derive(Debug, Default)]
 pub struct Ways {
-    hosts: BTreeMap<String, (Instant, u16)>,
+    hosts: BTreeMap<IpAddr, (Instant, u16)>,
 }
 
-/// The IP address of a multiaddr, as it is written: `/ip4/192.0.2.1`. `None` for names: nobody is looked up by the word of others.
-pub fn host_of(addr: &str) -> Option<&str> {
-    let rest = addr.strip_prefix("/ip4/").or_else(|| addr.strip_prefix("/ip6/"))?;
-    let ip = rest.split('/').next().filter(|ip| !ip.is_empty())?;
-    addr.get(..addr.len() - rest.len() + ip.len())
+/// The IP address of a multiaddr, whichever way it is written. `None` for names: nobody is looked up by the word of others.
+pub fn host_of(addr: &str) -> Option<IpAddr> {
+    let mut parts = addr.strip_prefix('/')?.split('/');
+    let (kind, ip) = (parts.next()?, parts.next()?);
+    match kind {
+        "ip4" => ip.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+        "ip6" => ip.parse::<Ipv6Addr>().ok().map(|ip| ip.to_canonical()),
+        _ => None,
+    }
 }
 
 impl Ways {
@@ -29,9 +37,9 @@ impl Ways {
         addrs
     }
 
-    fn count(&mut self, now: Instant, host: &str) -> bool {
+    fn count(&mut self, now: Instant, host: IpAddr) -> bool {
         let over = |since: Instant| now.saturating_duration_since(since) >= TOLD_WINDOW;
-        if let Some((since, tries)) = self.hosts.get_mut(host) {
+        if let Some((since, tries)) = self.hosts.get_mut(&host) {
             if over(*since) {
                 (*since, *tries) = (now, 0);
             }
@@ -42,21 +50,17 @@ impl Ways {
             self.hosts.retain(|_, (since, _)| !over(*since));
         }
         if self.hosts.len() >= TOLD_HOSTS {
-            let oldest = self
-                .hosts
-                .iter()
-                .min_by_key(|(_, (since, _))| *since)
-                .map(|(h, _)| h.clone());
+            let oldest = self.hosts.iter().min_by_key(|(_, (since, _))| *since).map(|(h, _)| *h);
             oldest.and_then(|h| self.hosts.remove(&h));
         }
-        self.hosts.insert(host.to_owned(), (now, 1));
+        self.hosts.insert(host, (now, 1));
         true
     }
 
     /// Who was tried at these addresses answered: no more than its own try is forgiven, for it may have named a victim besides.
     pub fn answered(&mut self, addrs: &[String]) {
         for host in addrs.iter().filter_map(|a| host_of(a)) {
-            if let Some((_, tries)) = self.hosts.get_mut(host) {
+            if let Some((_, tries)) = self.hosts.get_mut(&host) {
                 *tries = tries.saturating_sub(1);
             }
         }
@@ -79,8 +83,16 @@ mod tests {
 
     #[test]
     fn a_host_is_an_ip_address_and_never_a_name() {
-        assert_eq!(host_of("/ip4/192.0.2.1/udp/1/quic-v1"), Some("/ip4/192.0.2.1"));
-        assert_eq!(host_of("/ip6/2001:db8::1/tcp/1"), Some("/ip6/2001:db8::1"));
+        let ip = |s: &str| s.parse().ok();
+        assert_eq!(host_of("/ip4/192.0.2.1/udp/1/quic-v1"), ip("192.0.2.1"));
+        for one in ["2001:db8::1", "2001:DB8:0::1", "2001:db8:0:0:0:0:0:1"] {
+            assert_eq!(
+                host_of(&format!("/ip6/{one}/tcp/1")),
+                ip("2001:db8::1"),
+                "spelling is no way around the bound"
+            );
+        }
+        assert_eq!(host_of("/ip6/::ffff:192.0.2.1/tcp/1"), ip("192.0.2.1"));
         for bad in [
             "",
             "/",
@@ -89,6 +101,8 @@ mod tests {
             "/dns4/example.org/tcp/1",
             "/unix/x",
             "ip4/1.2.3.4",
+            "/ip4/1.2.3/udp/1",
+            "/ip4/example.org/udp/1",
         ] {
             assert_eq!(host_of(bad), None, "{bad}");
         }

@@ -10,31 +10,47 @@ use std::{
     process::ExitCode,
 };
 
+/// How often it is looked again after an installation.
+const ROUNDS: usize = 3;
+
 /// Makes sure that everything is there, or says what to do.
 ///
 /// # Errors
 /// The person declined, this system has no apt-get, or the installation failed.
 pub fn prepare(yes: bool) -> Result<()> {
-    let missing: Vec<Need> = missing();
-    let lists = needs_package_lists();
-    if missing.is_empty() && !lists {
-        return Ok(());
+    let mut yes = yes;
+    for _ in 0..ROUNDS {
+        let missing = missing();
+        let lists = needs_package_lists();
+        if missing.is_empty() && !lists {
+            return Ok(());
+        }
+        if !install(&missing, lists, yes)? {
+            return Ok(());
+        }
+        // Asked once. What was installed may have put out what was here: QEMU of one release the tools of another.
+        yes = true;
     }
-    let packages = needs::packages(&missing);
-    for n in &missing {
+    give_up(&missing())
+}
+
+/// Installs these, if that is wanted; false: not, and all works without them.
+fn install(missing: &[Need], lists: bool, yes: bool) -> Result<bool> {
+    let packages = needs::packages(missing);
+    for n in missing {
         say(&format!("missing: {} ({}): package {}", n.tool, n.for_what, n.package));
     }
     if lists {
         say("missing: apt's package lists, to download the guest's kernel into target/ (it is not installed)");
     }
     if os() == System::Other {
-        return give_up(&missing);
+        return give_up(missing).map(|()| false);
     }
     if !packages.is_empty() {
         say(&format!("to install: apt-get install {}", packages.join(" ")));
     }
     if !yes && !ask()? {
-        return give_up(&missing);
+        return give_up(missing).map(|()| false);
     }
     let apt = tool("apt-get").context("apt-get is missing")?;
     let quiet = [("DEBIAN_FRONTEND", "noninteractive".to_owned())];
@@ -45,7 +61,7 @@ pub fn prepare(yes: bool) -> Result<()> {
             .args(&packages);
         run(c.stdout(std::io::stderr()))?;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn missing() -> Vec<Need> {

@@ -414,6 +414,19 @@ fn two_frames_of_a_malicious_member_wait_for_one_guest() {
     run(4, 5_555_255_173_551_992_567, true, &ops);
 }
 
+/// A frame that is flooded finds two hosts which its guest left one after the other: each sends it after the guest, whose host
+/// takes it from the last alone.
+#[test]
+fn a_flooded_frame_finds_two_hosts_that_a_guest_left() {
+    let ops = [
+        Op::Migrate(108, 72, 0),
+        Op::Overlap(128, 78, 0),
+        Op::Restart(1),
+        Op::GuestSpeaks(45, 49),
+    ];
+    run(6, 0, true, &ops);
+}
+
 /// One long run over many members, from a fixed seed. `LANLINE_MODEL_SEEDS` asks for more of them.
 #[test]
 fn sixteen_members_for_a_long_time() {
