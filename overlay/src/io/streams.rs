@@ -45,6 +45,16 @@ pub(super) struct Shared(Arc<Mutex<Inner>>);
 struct Inner {
     accept: BTreeMap<&'static str, mpsc::Sender<(NodeId, Stream)>>,
     keep: BTreeSet<PeerId>,
+    /// Peers with a QUIC connection that is not known to be silent.
+    direct: BTreeSet<PeerId>,
+}
+
+impl Inner {
+    /// An idle connection of this kind to the peer stays up. TCP lost the race against QUIC where both are there, and its
+    /// pings cost 3 MB a day.
+    fn keeps(&self, peer: &PeerId, kind: PathKind) -> bool {
+        self.keep.contains(peer) && !(kind == PathKind::Tcp && self.direct.contains(peer))
+    }
 }
 
 impl Shared {
@@ -62,6 +72,15 @@ impl Shared {
     /// Replaces the set of peers whose idle connections stay up.
     pub(super) fn set_keep(&self, keep: BTreeSet<PeerId>) {
         self.lock().keep = keep;
+    }
+
+    fn set_direct(&self, peer: PeerId, direct: bool) {
+        let mut s = self.lock();
+        if direct {
+            s.direct.insert(peer);
+        } else {
+            s.direct.remove(&peer);
+        }
     }
 
     fn protocols(&self) -> Vec<StreamProtocol> {
@@ -114,7 +133,17 @@ impl Behaviour {
 
     /// Replaces the set of peers to whom streams go through relays, where such a connection is.
     pub(super) fn set_around(&mut self, around: BTreeSet<PeerId>) {
-        self.around = around;
+        let before = std::mem::replace(&mut self.around, around);
+        for peer in before.symmetric_difference(&self.around) {
+            self.note_direct(*peer);
+        }
+    }
+
+    /// Whether the peer has a QUIC connection that is not known to be silent.
+    fn note_direct(&self, peer: PeerId) {
+        let conns = self.conns.get(&peer).map_or(&[][..], |v| v);
+        let direct = conns.iter().any(|c| c.kind == PathKind::Direct) && !self.around.contains(&peer);
+        self.shared.set_direct(peer, direct);
     }
 
     /// Opens a stream over the best connection to the peer; the answer comes through `reply`.
@@ -137,10 +166,11 @@ impl Behaviour {
         }
     }
 
-    fn handler(&self, peer: PeerId, keeps: bool) -> Handler {
+    fn handler(&self, peer: PeerId, keeps: bool, kind: PathKind) -> Handler {
         Handler {
             peer,
             keeps,
+            kind,
             shared: self.shared.clone(),
             asked: VecDeque::new(),
             opening: 0,
@@ -157,22 +187,27 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
-        _: &Multiaddr,
+        local: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, true))
+        // An inbound circuit shows in the local address alone.
+        let kind = [local, remote]
+            .map(kind_of)
+            .into_iter()
+            .max_by_key(|k| *k == PathKind::Relayed);
+        Ok(self.handler(peer, true, kind.unwrap_or(PathKind::Relayed)))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        addr: &Multiaddr,
         _: Endpoint,
         port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         // A test from another port (AutoNAT) is over when it is idle.
-        Ok(self.handler(peer, port == PortUse::Reuse))
+        Ok(self.handler(peer, port == PortUse::Reuse, kind_of(addr)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -189,6 +224,7 @@ impl NetworkBehaviour for Behaviour {
                     kind: path::route_of(endpoint).map_or(PathKind::Relayed, |r| r.kind),
                     seq: self.seq,
                 });
+                self.note_direct(peer_id);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed {
                 peer_id, connection_id, ..
@@ -199,6 +235,7 @@ impl NetworkBehaviour for Behaviour {
                         self.conns.remove(&peer_id);
                     }
                 }
+                self.note_direct(peer_id);
             }
             _ => {}
         }
@@ -219,6 +256,10 @@ impl NetworkBehaviour for Behaviour {
     }
 }
 
+fn kind_of(addr: &Multiaddr) -> PathKind {
+    path::route(addr).map_or(PathKind::Relayed, |r| r.kind)
+}
+
 /// A wish for a stream.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -231,6 +272,7 @@ pub(super) struct Handler {
     peer: PeerId,
     /// It may stay up when idle, if the peer is one of those.
     keeps: bool,
+    kind: PathKind,
     shared: Shared,
     asked: VecDeque<Open>,
     opening: usize,
@@ -250,7 +292,7 @@ impl ConnectionHandler for Handler {
     }
 
     fn connection_keep_alive(&self) -> bool {
-        self.keeps && self.shared.lock().keep.contains(&self.peer)
+        self.keeps && self.shared.lock().keeps(&self.peer, self.kind)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Upgrade, OpenReply, Infallible>> {
@@ -336,5 +378,92 @@ impl OutboundUpgrade<Stream> for Upgrade {
 
     fn upgrade_outbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
         ready(Ok((stream, protocol)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libp2p::core::ConnectedPoint;
+
+    fn addr(s: &str) -> Multiaddr {
+        s.parse().unwrap()
+    }
+
+    struct World {
+        behaviour: Behaviour,
+        peer: PeerId,
+        next: usize,
+    }
+
+    impl World {
+        fn connect(&mut self, remote: &str) -> (ConnectionId, Handler) {
+            let (local, remote) = (addr("/ip4/10.0.0.1/tcp/7000"), addr(remote));
+            let id = ConnectionId::new_unchecked(self.next);
+            self.next += 1;
+            let handler = self
+                .behaviour
+                .handle_established_inbound_connection(id, self.peer, &local, &remote)
+                .unwrap();
+            let endpoint = ConnectedPoint::Listener {
+                local_addr: local,
+                send_back_addr: remote,
+            };
+            self.behaviour
+                .on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                    peer_id: self.peer,
+                    connection_id: id,
+                    endpoint: &endpoint,
+                    failed_addresses: &[],
+                    other_established: 0,
+                }));
+            (id, handler)
+        }
+
+        fn close(&mut self, id: ConnectionId) {
+            let endpoint = ConnectedPoint::Listener {
+                local_addr: addr("/ip4/10.0.0.1/tcp/7000"),
+                send_back_addr: addr("/ip4/10.0.0.2/tcp/1"),
+            };
+            self.behaviour
+                .on_swarm_event(FromSwarm::ConnectionClosed(ConnectionClosed {
+                    peer_id: self.peer,
+                    connection_id: id,
+                    endpoint: &endpoint,
+                    cause: None,
+                    remaining_established: 0,
+                }));
+        }
+    }
+
+    #[test]
+    fn tcp_stays_up_idle_only_while_quic_is_not_there_or_silent() {
+        let shared = Shared::default();
+        let peer = PeerId::random();
+        let mut w = World {
+            behaviour: Behaviour::new(shared.clone()),
+            peer,
+            next: 1,
+        };
+        let (_, tcp) = w.connect("/ip4/10.0.0.2/tcp/7000");
+        assert!(!tcp.connection_keep_alive(), "nobody needs it");
+        shared.set_keep(BTreeSet::from([peer]));
+        assert!(tcp.connection_keep_alive(), "there is nothing else");
+        let (_, web) = w.connect("/ip4/10.0.0.2/tcp/443/ws");
+        let (first, quic) = w.connect("/ip4/10.0.0.2/udp/7000/quic-v1");
+        let (second, _) = w.connect("/ip4/10.0.0.2/udp/7001/quic-v1");
+        assert!(quic.connection_keep_alive());
+        assert!(
+            !tcp.connection_keep_alive() && !web.connection_keep_alive(),
+            "QUIC is there"
+        );
+        w.behaviour.set_around(BTreeSet::from([peer]));
+        assert!(tcp.connection_keep_alive(), "it is silent");
+        w.behaviour.set_around(BTreeSet::new());
+        w.close(first);
+        assert!(!tcp.connection_keep_alive(), "one is left");
+        w.close(second);
+        assert!(tcp.connection_keep_alive() && web.connection_keep_alive());
+        assert!(shared.lock().direct.is_empty(), "and nobody is remembered");
     }
 }
