@@ -165,6 +165,17 @@ impl Nat {
         true
     }
 
+    /// Whether a view says that this node is no longer where it was: the same peer saw it elsewhere before, or nobody saw it at
+    /// that address. To be asked before [`Nat::handle_view`]. A peer whose view gave way to others' ([`defaults::nat::MAX_SEEN`])
+    /// says nothing new by repeating it.
+    pub fn is_elsewhere(&self, by: SocketAddr, addr: SocketAddr) -> bool {
+        let (by, addr) = (canonical(by), canonical(addr));
+        match self.seen.iter().find(|s| s.by == by) {
+            Some(s) => s.addr != addr,
+            None => self.seen.iter().all(|s| s.addr.ip() != addr.ip()),
+        }
+    }
+
     /// A peer that listens on UDP too was reached over TCP at `by`, and sees this node's TCP come from `addr`.
     pub fn handle_tcp(&mut self, by: SocketAddr, addr: SocketAddr) {
         let own = self.local.iter().any(|l| l.ip() == addr.ip().to_canonical());

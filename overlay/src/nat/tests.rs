@@ -164,3 +164,26 @@ proptest! {
         n.report();
     }
 }
+
+#[test]
+fn a_lan_of_many_that_sees_this_node_where_it_is_says_nothing_new() {
+    let (mut n, now) = (Nat::default(), Instant::now());
+    n.handle_local([at("10.0.0.2:7000")]);
+    let mut say = |by: &str, addr: &str| {
+        let (by, addr) = (at(by), at(addr));
+        let elsewhere = n.is_elsewhere(by, addr);
+        n.handle_view(now, by, addr, None);
+        elsewhere
+    };
+    assert!(say("9.0.0.1:1", "8.0.0.1:7000"), "the first view");
+    // Each pushes another's view out, over and over.
+    let many = 3 * u8::try_from(defaults::nat::MAX_SEEN).unwrap();
+    for _ in 0..3 {
+        for m in 1..=many {
+            assert!(!say(&format!("9.0.0.{m}:1"), "8.0.0.1:7000"), "{m}");
+        }
+    }
+    assert!(say(&format!("9.0.0.{many}:1"), "8.0.0.1:7001"), "the router forgot");
+    assert!(!say(&format!("9.0.0.{many}:1"), "8.0.0.1:7001"));
+    assert!(say("9.0.0.1:1", "8.0.0.2:7000"), "another network");
+}

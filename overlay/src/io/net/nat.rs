@@ -48,9 +48,12 @@ impl Net {
         let by = SocketAddr::new(by.ip().to_canonical(), by.port());
         let hidden = self.prefixes.borrow().contains(addr.ip());
         let nth = self.port.sealed.ports().nth(by);
+        let elsewhere = self.nat.is_elsewhere(by, addr);
         if !hidden && self.nat.handle_view(Instant::now(), by, addr, nth) {
             self.tell_candidates();
-            self.doubt_control();
+            if elsewhere {
+                self.doubt_control();
+            }
         }
     }
 
