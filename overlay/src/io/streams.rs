@@ -191,11 +191,11 @@ impl NetworkBehaviour for Behaviour {
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         // An inbound circuit shows in the local address alone.
-        let kind = [local, remote]
-            .map(kind_of)
-            .into_iter()
-            .max_by_key(|k| *k == PathKind::Relayed);
-        Ok(self.handler(peer, true, kind.unwrap_or(PathKind::Relayed)))
+        let kind = match kind_of(local) {
+            PathKind::Relayed => PathKind::Relayed,
+            PathKind::Direct | PathKind::Tcp => kind_of(remote),
+        };
+        Ok(self.handler(peer, true, kind))
     }
 
     fn handle_established_outbound_connection(

@@ -250,15 +250,7 @@ impl Daemon {
 
     async fn answer_talk(&self, peer: NodeId, body: &[u8]) -> Result<Vec<u8>, &'static str> {
         let ask: TalkAsk = codec::decode(body, MAX_ASK_BYTES).map_err(|_| "malformed")?;
-        let lan = {
-            let state = lock(&self.lans);
-            let known = state.lans().into_iter().map(|l| l.lan).find(|l| l.digest() == ask.lan);
-            let lan = known.ok_or("about an unknown LAN")?;
-            if !state.is_member(super::now(), &lan, peer) {
-                return Err("its sender is no member");
-            }
-            lan
-        };
+        let lan = self.lan_of_member(&ask.lan, peer)?;
         let say = self.talk_here(&lan, peer).await;
         codec::encode(&say).map_err(|_| "the answer cannot be encoded")
     }

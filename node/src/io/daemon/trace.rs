@@ -247,17 +247,20 @@ impl Daemon {
         }
     }
 
+    /// The LAN that a member asks about; else why it is told nothing.
+    pub(super) fn lan_of_member(&self, digest: &[u8; 32], peer: NodeId) -> Result<LanId, &'static str> {
+        let state = lock(&self.lans);
+        let known = state.lans().into_iter().map(|l| l.lan).find(|l| l.digest() == *digest);
+        let lan = known.ok_or("about an unknown LAN")?;
+        if !state.is_member(super::now(), &lan, peer) {
+            return Err("its sender is no member");
+        }
+        Ok(lan)
+    }
+
     async fn answer_trace(&self, peer: NodeId, body: &[u8]) -> Result<Vec<u8>, &'static str> {
         let ask: TraceAsk = codec::decode(body, MAX_ASK_BYTES).map_err(|_| "malformed")?;
-        let lan = {
-            let state = lock(&self.lans);
-            let known = state.lans().into_iter().map(|l| l.lan).find(|l| l.digest() == ask.lan);
-            let lan = known.ok_or("about an unknown LAN")?;
-            if !state.is_member(super::now(), &lan, peer) {
-                return Err("its sender is no member");
-            }
-            lan
-        };
+        let lan = self.lan_of_member(&ask.lan, peer)?;
         let end = self.trace_here(&lan, ask.mac).await;
         let links = self.tunnel.lan_links(&lan).await;
         let back = links.iter().find(|l| l.peer == peer);
