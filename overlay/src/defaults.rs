@@ -49,6 +49,9 @@ pub const PUNCH_BYTES: usize = 64;
 pub const PUNCH_PAUSE_MS: (u64, u64) = (10, 200);
 /// How often the machine's addresses are looked at: of the two seconds that a change of network may cost, a quarter.
 pub const ADDRESS_SCAN: Duration = Duration::from_millis(500);
+/// The slice of the processor that the net thread asks for: Linux' shortest. On a machine whose processors are all taken a frame
+/// else waits for the end of somebody's slice, three milliseconds and more.
+pub const NET_SLICE: Duration = Duration::from_micros(100);
 
 /// Relays are tried for a peer that has not answered so long: a QUIC handshake across an ocean takes as long.
 pub const RELAYS_AFTER: Duration = Duration::from_millis(500);

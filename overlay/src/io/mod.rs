@@ -30,6 +30,7 @@ mod relay;
 mod relayed;
 mod seal_socket;
 mod sealed;
+mod slice;
 mod socket;
 mod stream_carrier;
 mod streams;

@@ -1,7 +1,8 @@
 //! The one task that moves frames.
 //!
-//! Each wake-up: commands, timers, then rounds of *receive from links, read from ports, flush links* until nothing moves
-//! or [`ROUNDS`] are done; then it yields, so that the overlay's tasks on the same thread get the processor. While a link
+//! Each wake-up: rounds of *receive from links, read from ports, flush links* until nothing moves or [`ROUNDS`] are done, and
+//! only then commands and timers, which no frame waits for; then it yields, so that the overlay's tasks on the same thread get
+//! the processor. The first frame after a rest leaves before a second one is looked for: it is most often the only one. While a link
 //! has no room, ports are left alone for [`PATIENCE`]: if the processor is the bottleneck the link soon has room and
 //! nothing was lost; if the path is, reading goes on and the link's fair queue takes what comes. A flood of small frames is
 //! read in turns with a pause between them ([`FLOOD_PAUSE`]), so that it does not reach the far reader as one burst.
@@ -26,6 +27,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future::{Future, poll_fn},
     mem,
+    ops::Bound::{Excluded, Unbounded},
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -59,6 +61,8 @@ pub(super) struct Pump {
     pub(super) noted: u64,
     pub(super) compare_at: Instant,
     timer: Pin<Box<Sleep>>,
+    /// Nothing has moved since the last wake-up began.
+    rested: bool,
     frame: Vec<u8>,
     merge: Coalescer,
 }
@@ -81,6 +85,7 @@ impl Pump {
             noted: 0,
             compare_at: Instant::now() + COMPARE_EVERY,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            rested: true,
             frame: vec![0; VNET_HDR + MAX_FRAME + 1],
             merge: Coalescer::default(),
         };
@@ -91,18 +96,6 @@ impl Pump {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
-        let mut more_commands = true;
-        for _ in 0..COMMANDS_PER_TURN {
-            match self.commands.poll_recv(cx) {
-                Poll::Ready(Some(command)) => command(self, now),
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => {
-                    more_commands = false;
-                    break;
-                }
-            }
-        }
-        self.handle_timeouts(now);
         let mut moved = true;
         for _ in 0..ROUNDS {
             moved = self.round(cx, now);
@@ -110,19 +103,38 @@ impl Pump {
                 break;
             }
         }
+        let Some(commanded) = self.obey(cx, now) else {
+            return Poll::Ready(());
+        };
+        self.handle_timeouts(now);
+        self.flush(now);
         self.finish_ports(cx, now);
         self.tell_notes();
         self.drain_events();
         self.fabric.recorder.flush();
-        let mut again = moved || more_commands;
+        // What a command brought in has not been asked yet whether it has anything.
+        let mut again = moved || commanded;
         for link in self.links.values_mut() {
             again |= link.poll_ready(cx);
         }
         if again {
             cx.waker().wake_by_ref();
         }
+        self.rested = !moved;
         self.arm(cx, now);
         Poll::Pending
+    }
+
+    /// Carries commands out; true if there were any, `None` when the last handle is gone.
+    fn obey(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<bool> {
+        for n in 0..COMMANDS_PER_TURN {
+            match self.commands.poll_recv(cx) {
+                Poll::Ready(Some(command)) => command(self, now),
+                Poll::Ready(None) => return None,
+                Poll::Pending => return Some(n > 0),
+            }
+        }
+        Some(true)
     }
 
     /// One round over links and ports; true if anything moved.
@@ -235,29 +247,44 @@ impl Pump {
 
     /// Reads each port up to its budget.
     fn read_ports(&mut self, cx: &mut Context<'_>, now: Instant) -> Read {
-        let ids: Vec<PortId> = self.fabric.ports.keys().copied().collect();
         let mut read = Read::Nothing;
-        for id in ids {
+        let mut next = self.fabric.ports.keys().next().copied();
+        while let Some(id) = next {
             let mut turn = Turn::default();
             while turn.goes_on()
                 && let Some((n, over_budget)) = self.read_one(cx, now, id)
             {
                 turn.count(n, over_budget);
+                if mem::take(&mut self.rested) {
+                    self.pass_on(now, id);
+                    self.flush(now);
+                }
             }
-            let Self {
-                fabric,
-                links,
-                drops,
-                merge,
-                ..
-            } = self;
-            merge.flush(&mut |hdr, bytes| {
-                let _ = accept(now, id, hdr, bytes, fabric, links, drops);
-            });
-            self.deliver_made(now);
+            self.pass_on(now, id);
             read = read.and(turn.read());
+            next = self
+                .fabric
+                .ports
+                .range((Excluded(id), Unbounded))
+                .next()
+                .map(|(id, _)| *id);
         }
         read
+    }
+
+    /// Forwards what was kept back of a port's frames to be joined, and what the switches made of them.
+    fn pass_on(&mut self, now: Instant, id: PortId) {
+        let Self {
+            fabric,
+            links,
+            drops,
+            merge,
+            ..
+        } = self;
+        merge.flush(&mut |hdr, bytes| {
+            let _ = accept(now, id, hdr, bytes, fabric, links, drops);
+        });
+        self.deliver_made(now);
     }
 
     /// Reads and forwards one frame: its length, and how many frames were over budget. `None` when the port has none.

@@ -12,6 +12,7 @@ use crate::{
         port::{Port, PortError},
         portmap::PortMap,
         relay::Relaying,
+        slice,
         streams::Shared,
     },
     nat::Nat,
@@ -36,6 +37,9 @@ const PORT_TRIES: usize = 16;
 impl Net {
     /// Body of the net thread.
     pub(crate) fn thread(config: OverlayConfig, started: oneshot::Sender<Started>) {
+        if let Err(e) = slice::ask(defaults::NET_SLICE) {
+            tracing::info!(error = %e, "the net thread waits for a busy processor as long as any other");
+        }
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(r) => r,
             Err(e) => {
