@@ -276,7 +276,7 @@ impl Guest {
                 command: Command::Powerdown,
                 ..
             } => self.escalate(now),
-            Monitor::Failed { .. } => {}
+            Monitor::Failed { .. } | Monitor::Disk(_) => {}
             Monitor::Lost => self.lost(now),
         }
     }
