@@ -27,7 +27,7 @@ pub mod traffic;
 
 pub use advise::{AdviceRow, AdviceView, LoadView};
 pub use guest::{
-    Address, GuestLogs, GuestNote, GuestRemoved, GuestRow, GuestView, PlaceRow, RunRequest, RunResult, StopRequest,
+    Address, DiskRow, DiskWord, GuestLogs, GuestNote, GuestRemoved, GuestRow, GuestView, PlaceRow, RunRequest, RunResult, StopRequest,
     StopView, WaitFor,
 };
 pub use image::{

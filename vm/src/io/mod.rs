@@ -55,3 +55,6 @@ mod stub;
 #[cfg(test)]
 #[path = "../tests/warmth.rs"]
 mod warmth;
+#[cfg(test)]
+#[path = "../tests/whole.rs"]
+mod whole;

@@ -74,11 +74,14 @@ impl Teller {
 }
 
 /// How a new guest begins.
-enum Begin {
-    /// With a boot, and perhaps a document for cloud-init.
-    Cold(Option<Vec<u8>>),
+#[derive(Default)]
+struct Begin {
+    /// With a document for cloud-init.
+    user_data: Option<Vec<u8>>,
     /// With the memory of its image.
-    Warm,
+    warm: bool,
+    /// And its disk is to need no image.
+    persistent: bool,
 }
 
 impl Daemon {
@@ -164,7 +167,7 @@ impl Daemon {
                 token,
                 net_policy,
             } => {
-                let asked = (*spec, net_policy, Begin::Cold(None));
+                let asked = (*spec, net_policy, Begin::default());
                 let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
                 GuestResult::Guest(Box::new(view))
             }
@@ -175,7 +178,11 @@ impl Daemon {
                 net_policy,
                 user_data,
             } => {
-                let asked = (*spec, net_policy, Begin::Cold(Some(user_data)));
+                let begin = Begin {
+                    user_data: Some(user_data),
+                    ..Begin::default()
+                };
+                let asked = (*spec, net_policy, begin);
                 let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
                 GuestResult::Guest(Box::new(view))
             }
@@ -185,7 +192,28 @@ impl Daemon {
                 token,
                 net_policy,
             } => {
-                let asked = (*spec, net_policy, Begin::Warm);
+                let begin = Begin {
+                    warm: true,
+                    ..Begin::default()
+                };
+                let asked = (*spec, net_policy, begin);
+                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
+                GuestResult::Guest(Box::new(view))
+            }
+            GuestCall::StartPersistent {
+                id,
+                spec,
+                token,
+                net_policy,
+                user_data,
+                warm,
+            } => {
+                let begin = Begin {
+                    user_data,
+                    warm,
+                    persistent: true,
+                };
+                let asked = (*spec, net_policy, begin);
                 let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
                 GuestResult::Guest(Box::new(view))
             }
@@ -233,6 +261,16 @@ impl Daemon {
         teller: &Teller,
     ) -> Result<GuestResult, Fault> {
         Ok(match call {
+            GuestCall::Persist { guest } => {
+                let view = self.own_guest(from, guest)?;
+                self.persist_call(&view).await?;
+                GuestResult::Guest(Box::new(self.own_guest(from, guest)?))
+            }
+            GuestCall::Disks => {
+                let mut all = self.guests.list();
+                all.retain(|g| g.owner == from || from == self.me);
+                GuestResult::Disks(self.disk_views(&all).await)
+            }
             GuestCall::Life { guest, verb } => {
                 self.own_guest(from, guest)?;
                 self.life_call(guest, verb, teller).await?;
@@ -300,12 +338,7 @@ impl Daemon {
                     self.forget_policy(id)?;
                     return Err(Fault::from(&e));
                 }
-                let begun = match begin {
-                    Begin::Cold(None) => Ok(()),
-                    Begin::Cold(Some(user_data)) => self.guests.set_seed(id, user_data).await,
-                    Begin::Warm => self.guests.want_warm(id).await,
-                };
-                begun.map_err(|e| Fault::from(&e))?;
+                self.begin_as(id, begin).await.map_err(|e| Fault::from(&e))?;
             }
         }
         self.own_guest(from, id)?;
@@ -325,6 +358,20 @@ impl Daemon {
             teller.fetched(self.fetched(view.image, &job)).await;
         }
         Ok(view)
+    }
+
+    /// Writes down how a guest that was just made begins.
+    async fn begin_as(&self, id: GuestId, begin: Begin) -> Result<(), vm::io::VerbError> {
+        if let Some(user_data) = begin.user_data {
+            self.guests.set_seed(id, user_data).await?;
+        }
+        if begin.warm {
+            self.guests.want_warm(id).await?;
+        }
+        if begin.persistent {
+            self.guests.persist(id, None).await?;
+        }
+        Ok(())
     }
 
     /// Keeps the port policy that a start asks for, before there is a port.
@@ -357,7 +404,8 @@ impl Daemon {
         let warm = self.guests.is_warm(id).await.map_err(|e| Fault::from(&e))?;
         let rebooting = self.is_rebooting(id).await;
         let mut job = None;
-        if self.store_info(view.image).await.is_none_or(|i| !i.complete) {
+        let whole = self.guests.disk(id).whole;
+        if !whole && self.store_info(view.image).await.is_none_or(|i| !i.complete) {
             teller.step(Step::Fetching, "").await;
             let t = teller.clone();
             let first = if warm {
@@ -389,7 +437,13 @@ impl Daemon {
         if warm {
             self.ready_seed(id, view.image).await?;
         }
-        let later = self.ready_disk(id, view.image, warm, recording.clone()).await?;
+        let later = match whole {
+            true => false,
+            false => self.ready_disk(id, view.image, warm, recording.clone()).await?,
+        };
+        if view.state == GuestState::Fetching {
+            self.room_or_refuse(&view).await?;
+        }
         if warm {
             self.ready_memory(id, view.image, recording.clone()).await?;
         }
@@ -398,7 +452,10 @@ impl Daemon {
             return Err(Fault::new(FaultKind::Refused, what).next("start it: lanline start VM"));
         }
         self.guests.start(id).await.map_err(|e| Fault::from(&e))?;
-        tokio::spawn(self.clone().learn_boot(id, view.image, recording));
+        if !whole {
+            tokio::spawn(self.clone().learn_boot(id, view.image, recording));
+        }
+        self.fill_soon(id, view.image);
         self.plug_in(id).await?;
         if restored {
             self.correct_clock(id);

@@ -165,6 +165,7 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         owner,
         pulls: Mutex::default(),
         exports: Mutex::default(),
+        fills: Mutex::default(),
         mounts: Mutex::default(),
         turns: Mutex::default(),
         admitting: tokio::sync::Mutex::new(()),
@@ -313,6 +314,7 @@ impl Daemon {
         if disk {
             self.serve_found_disk(view.id, view.image).await?;
         }
+        self.fill_soon(view.id, view.image);
         if let Some(lan) = &view.lan {
             self.tunnel.add_lan(lan.clone()).await.map_err(|e| faults::failed(&e))?;
         }

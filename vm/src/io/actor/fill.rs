@@ -29,6 +29,8 @@ use wire::{ids::GuestId, units::ByteSize};
 pub struct OwnDisk {
     /// It has one.
     pub there: bool,
+    /// Its size.
+    pub size: ByteSize,
     /// It is to become persistent.
     pub asked: bool,
     /// It is: recorded, durably.
@@ -72,6 +74,7 @@ impl Actor {
     /// Begins with what the record says: its disk is another.
     pub(in super::super) fn fill_anew(&mut self) {
         self.fill = Fill::new(self.record.persistent.is_some(), self.is_whole());
+        self.show_disk();
     }
 
     /// It has come from another host.
@@ -93,6 +96,7 @@ impl Actor {
         answer: oneshot::Sender<Result<(), VerbError>>,
     ) {
         let result = self.begin_persistent(room).await;
+        self.show_disk();
         // Whoever asked may be gone; it is written down either way.
         let _ = answer.send(result);
     }
@@ -250,6 +254,7 @@ impl Actor {
         let there = self.record.boot.as_ref().is_some_and(|b| b.overlay.is_some());
         let now = OwnDisk {
             there,
+            size: ByteSize(self.overlay.load(Ordering::Relaxed)),
             asked: self.record.persistent.is_some(),
             whole: self.is_whole(),
             free: self.fill.is_free(),

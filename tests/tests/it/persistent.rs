@@ -1,0 +1,167 @@
+//! A guest that becomes persistent: from an image that its host never had, to a disk that needs neither node nor image.
+
+use crate::common::{joined, lends, noise, owner, refused, small_with_agent, with_nodes};
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::FileExt, net::UnixStream},
+    path::Path,
+    time::{Duration, Instant},
+};
+use tests::io::{
+    lab::say,
+    node::{Node, NodeSpec, number, text},
+    sh::{self, eventually},
+};
+
+/// A guard against hanging.
+const WAIT: Duration = Duration::from_secs(180);
+/// Bytes of the disk.
+const DISK: usize = 48 << 20;
+/// What the guest writes at its beginning.
+const WORD: &[u8] = b"persistent\n";
+
+/// Sum of the disk as the guest must have it.
+fn expected(disk: &Path) -> Result<String> {
+    let file = fs::OpenOptions::new().write(true).open(disk)?;
+    file.write_all_at(WORD, 0)?;
+    let said = sh::run("md5sum", &[&disk.to_string_lossy()])?;
+    Ok(said.split_whitespace().next().context("md5sum says nothing")?.to_owned())
+}
+
+/// Reads all of the disk in the guest, past what it remembers.
+const READ: &str = "echo 3 > /proc/sys/vm/drop_caches; md5sum /dev/vda";
+
+fn reads(owner: &Node, guest: &str) -> Result<String> {
+    let said = owner.ok(&["exec", guest, "--", "sh", "-c", READ])?;
+    Ok(said.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// The same on the guest's own serial line, where no node is.
+fn reads_alone(folder: &Path, want: &str) -> Result<()> {
+    let mut line = UnixStream::connect(folder.join("m/console.sock")).context("the guest's console")?;
+    line.set_read_timeout(Some(Duration::from_millis(500)))?;
+    writeln!(line, "{READ}")?;
+    let (mut seen, begun, mut buf) = (String::new(), Instant::now(), [0; 4_096]);
+    while !seen.contains(want) {
+        if begun.elapsed() > WAIT || seen.contains("I/O error") {
+            bail!("the guest does not read {want}: {seen}");
+        }
+        match line.read(&mut buf) {
+            Ok(0) => bail!("the guest ended: {seen}"),
+            Ok(n) => seen.push_str(&String::from_utf8_lossy(&buf[..n])),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What QEMU itself says that the disk hangs on.
+fn block_nodes(folder: &Path) -> Result<String> {
+    let mut qmp = UnixStream::connect(folder.join("m/rescue.sock")).context("QEMU's monitor")?;
+    qmp.set_read_timeout(Some(WAIT))?;
+    qmp.write_all(b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"query-named-block-nodes\", \"id\": 7}\n")?;
+    let (mut seen, mut buf) = (String::new(), [0; 16_384]);
+    loop {
+        let n = qmp.read(&mut buf)?;
+        ensure!(n > 0, "the monitor closes: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&buf[..n]));
+        if let Some(line) = seen.lines().find(|l| l.contains("\"id\": 7") && l.ends_with('}')) {
+            return Ok(line.to_owned());
+        }
+    }
+}
+
+fn stage(owner: &Node, guest: &str) -> Result<String> {
+    text(&owner.json(&["info", guest])?["disk"], "stage")
+}
+
+#[test]
+fn a_persistent_guest_outlives_node_seeder_and_image() -> Result<()> {
+    with_nodes("persistent", |lab| {
+        let Some(small) = small_with_agent(lab, "persistent")? else {
+            return Ok(());
+        };
+        let owner = owner(lab)?;
+        noise(&small.disk, DISK, 11)?;
+        small.add_to(&owner)?;
+        let seeder = joined(lab, &owner, "seeder", "member", NodeSpec::default())?;
+        seeder.ok(&["image", "pull", "small"])?;
+        owner.ok(&["image", "rm", "small"])?;
+        let host = lends(lab, &owner, "host", NodeSpec::unprivileged(), "1G")?;
+        let on = host.id()?;
+        let run = [
+            "run", "small", "--lan", "home", "--name", "p", "--memory", "160M", "--wait", "agent", "--on", &on,
+            "--persistent", "--json",
+        ];
+        let done = owner.cli_within(&run, WAIT)?.ok()?;
+        let done: serde_json::Value = serde_json::from_str(&done.stdout)?;
+        let (id, image) = (text(&done, "id")?, text(&done, "image")?);
+        let write = "printf 'persistent\\n' | dd of=/dev/vda conv=notrunc 2>/dev/null; sync";
+        owner.ok(&["exec", "p", "--", "sh", "-c", write])?;
+        owner.ok(&["set", "p", "--persistent"])?;
+        let mut last = String::new();
+        eventually(WAIT, "the guest to be persistent", || {
+            let disk = owner.json(&["info", "p"])?["disk"].clone();
+            if last != disk.to_string() {
+                last = disk.to_string();
+                say(&last);
+            }
+            Ok((disk["stage"] == "persistent").then_some(()))
+        })?;
+        ensure!(owner.ok(&["ls"])?.contains("persistent"));
+        let want = expected(&small.disk)?;
+        let folder = host.state().join("guests").join(&id);
+        eventually(WAIT, "QEMU to let the image go", || {
+            Ok((!block_nodes(&folder)?.contains("nbd")).then_some(()))
+        })?;
+
+        // Alone: neither its host's node nor anybody who has the image.
+        host.kill();
+        seeder.kill();
+        reads_alone(&folder, &want)?;
+
+        host.start()?;
+        eventually(WAIT, "the host to answer again", || {
+            Ok((owner.cli(&["wait", "p", "agent", "--timeout", "5s"])?.code == 0).then_some(()))
+        })?;
+        ensure!(stage(&owner, "p")? == "persistent");
+        owner.ok(&["snapshot", "p", "whole"])?;
+        owner.ok(&["hibernate", "p"])?;
+        // What differs from the image, by content: the one piece that it wrote.
+        let published = {
+            owner.ok(&["stop", "p", "--force"])?;
+            host.json(&["image", "publish", "again", "--vm", "p"])?
+        };
+        ensure!(number(&published, "changed_pieces")? == 1, "{published}");
+        host.ok(&["image", "rm", "again"])?;
+        host.ok(&["image", "rm", &image])?;
+        ensure!(host.json(&["image", "ls"])?.as_array().is_some_and(Vec::is_empty));
+        host.ok(&["image", "gc"])?;
+
+        // Cold, from its own disk alone.
+        owner.cli_within(&["start", "p"], WAIT)?.ok()?;
+        owner.ok(&["wait", "p", "agent"])?;
+        ensure!(reads(&owner, "p")? == want);
+        owner.ok(&["hibernate", "p"])?;
+        owner.cli_within(&["restore", "p"], WAIT)?.ok()?;
+        owner.ok(&["wait", "p", "agent"])?;
+        ensure!(reads(&owner, "p")? == want);
+        owner.ok(&["stop", "p", "--force"])?;
+        owner.ok(&["restore", "p", "whole"])?;
+        owner.ok(&["wait", "p", "agent"])?;
+        ensure!(reads(&owner, "p")? == want);
+        let told = host.cli(&["image", "publish", "again", "--vm", "p", "--warm"])?;
+        refused(&told, 3, &["not here any more", "image pull"])?;
+
+        // To a host that never heard of the image.
+        let second = lends(lab, &owner, "second", NodeSpec::unprivileged(), "1G")?;
+        owner.cli_within(&["move", "p", "--to", &second.id()?], WAIT)?.ok()?;
+        owner.ok(&["wait", "p", "agent"])?;
+        ensure!(reads(&owner, "p")? == want && stage(&owner, "p")? == "persistent");
+        ensure!(second.json(&["image", "ls"])?.as_array().is_some_and(Vec::is_empty));
+        Ok(())
+    })
+}
