@@ -27,7 +27,11 @@ fn expected(disk: &Path) -> Result<String> {
     let file = fs::OpenOptions::new().write(true).open(disk)?;
     file.write_all_at(WORD, 0)?;
     let said = sh::run("md5sum", &[&disk.to_string_lossy()])?;
-    Ok(said.split_whitespace().next().context("md5sum says nothing")?.to_owned())
+    Ok(said
+        .split_whitespace()
+        .next()
+        .context("md5sum says nothing")?
+        .to_owned())
 }
 
 /// Reads all of the disk in the guest, past what it remembers.
@@ -93,8 +97,20 @@ fn a_persistent_guest_outlives_node_seeder_and_image() -> Result<()> {
         let host = lends(lab, &owner, "host", NodeSpec::unprivileged(), "1G")?;
         let on = host.id()?;
         let run = [
-            "run", "small", "--lan", "home", "--name", "p", "--memory", "160M", "--wait", "agent", "--on", &on,
-            "--persistent", "--json",
+            "run",
+            "small",
+            "--lan",
+            "home",
+            "--name",
+            "p",
+            "--memory",
+            "160M",
+            "--wait",
+            "agent",
+            "--on",
+            &on,
+            "--persistent",
+            "--json",
         ];
         let done = owner.cli_within(&run, WAIT)?.ok()?;
         let done: serde_json::Value = serde_json::from_str(&done.stdout)?;

@@ -30,6 +30,8 @@ use crate::{
     record::{BootRecord, GuestRecord, MoveRecord, PersistRecord, SnapshotRecord},
     spec::{Boot, GuestSpec},
 };
+pub use fill::OwnDisk;
+use fill::Parked;
 use std::{
     net::IpAddr,
     sync::{
@@ -39,8 +41,6 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot, watch};
-pub use fill::OwnDisk;
-use fill::Parked;
 pub use warmth::WarmStart;
 use wire::{
     guest::{GuestState, GuestView, MAX_IPS, StopHow, StopReport},
@@ -203,7 +203,13 @@ impl Actor {
                 return;
             }
             let fill = self.fill.poll_timeout();
-            let deadline = self.machine.poll_timeout().map(|(at, _)| at).into_iter().chain(fill).min();
+            let deadline = self
+                .machine
+                .poll_timeout()
+                .map(|(at, _)| at)
+                .into_iter()
+                .chain(fill)
+                .min();
             tokio::select! {
                 ask = self.asks.recv() => match ask {
                     None | Some(Ask::End) => break,
@@ -279,6 +285,7 @@ impl Actor {
                 self.record.boot = Some(boot);
                 self.fill_anew();
                 self.machine.handle_prepared();
+                self.persist().await;
                 let _ = answer.send(Ok(()));
             }
             Ask::Warm(start, answer) => {

@@ -53,7 +53,10 @@ impl World {
     /// QEMU is started by the record.
     fn start(&mut self) {
         let backing = !self.recorded;
-        assert!(backing || self.complete, "a start without the image, and the disk has not all");
+        assert!(
+            backing || self.complete,
+            "a start without the image, and the disk has not all"
+        );
         self.qemu = Qemu {
             backing,
             image: backing,
@@ -320,7 +323,11 @@ fn a_full_disk_ends_the_copying_says_so_and_is_tried_again() {
     assert_eq!(w.fill.note(), None, "that is enough");
     w.fill.handle_room(w.now, ByteSize(FILL_SPARE.0 - 1));
     w.drain();
-    assert!(w.fill.note().unwrap().contains("only 64.0 MiB left"), "{:?}", w.fill.note());
+    assert!(
+        w.fill.note().unwrap().contains("only 64.0 MiB left"),
+        "{:?}",
+        w.fill.note()
+    );
     w.answer(false);
     w.pass(FILL_STILL);
     w.answer(false);
@@ -353,14 +360,27 @@ fn a_guest_that_was_not_asked_for_hears_nothing() {
 #[test]
 fn what_qemu_says_is_read_and_what_makes_no_sense_is_not() {
     let jobs = json!([{ "device": "other", "offset": 1, "len": 2 }, { "device": "fill", "offset": 3, "len": 4, "type": "stream" }]);
-    assert_eq!(said(Command::QueryJob, &jobs), Some(Said::Job(Some(Copied { done: 3, total: 4 }))));
+    assert_eq!(
+        said(Command::QueryJob, &jobs),
+        Some(Said::Job(Some(Copied { done: 3, total: 4 })))
+    );
     assert_eq!(said(Command::QueryJob, &json!([])), Some(Said::Job(None)));
     assert_eq!(said(Command::QueryJob, &json!({})), None);
-    assert_eq!(said(Command::QueryNodes, &json!([{ "node-name": "image" }])), None, "the disk is missing");
+    assert_eq!(
+        said(Command::QueryNodes, &json!([{ "node-name": "image" }])),
+        None,
+        "the disk is missing"
+    );
     assert_eq!(said(Command::Cont, &json!({})), None);
     let data = json!({ "device": "fill", "error": "no\u{1b}" });
-    assert_eq!(event("BLOCK_JOB_COMPLETED", &data), Some(Said::Ended(Some("no ".into()))));
-    assert_eq!(event("BLOCK_JOB_CANCELLED", &json!({ "device": "fill" })), Some(Said::Ended(None)));
+    assert_eq!(
+        event("BLOCK_JOB_COMPLETED", &data),
+        Some(Said::Ended(Some("no ".into())))
+    );
+    assert_eq!(
+        event("BLOCK_JOB_CANCELLED", &json!({ "device": "fill" })),
+        Some(Said::Ended(None))
+    );
     assert_eq!(event("BLOCK_JOB_COMPLETED", &json!({ "device": "other" })), None);
     assert_eq!(event("BLOCK_JOB_READY", &data), None);
 }

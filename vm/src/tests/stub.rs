@@ -185,7 +185,10 @@ impl Machine {
             }
             "query-named-block-nodes" => {
                 let mut nodes = vec![json!({ "node-name": "disk0", "backing_file_depth": u8::from(disk.backing) })];
-                nodes.extend(disk.image.then(|| json!({ "node-name": "image", "backing_file_depth": 0 })));
+                nodes.extend(
+                    disk.image
+                        .then(|| json!({ "node-name": "image", "backing_file_depth": 0 })),
+                );
                 return Ok(json!(nodes));
             }
             "block-stream" if disk.job || !disk.backing => return Err("nothing to copy"),

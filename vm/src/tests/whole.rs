@@ -6,11 +6,7 @@ use super::{
     stub::Mode,
     *,
 };
-use crate::{
-    defaults::MAX_PARKED,
-    record::GuestRecord,
-    spec::Boot,
-};
+use crate::{defaults::MAX_PARKED, record::GuestRecord, spec::Boot};
 use std::{
     fs,
     io::Write,
@@ -109,7 +105,10 @@ async fn a_guest_becomes_persistent_and_starts_without_its_image() {
     assert!(guests.needs_image(id) && !guests.disk(id).asked);
     for _ in 0..2 {
         guests.persist(id, room(SIZE)).await.unwrap();
-        assert!(recorded(&bench, id).persistent.is_some(), "written down before it is answered");
+        assert!(
+            recorded(&bench, id).persistent.is_some(),
+            "written down before it is answered"
+        );
     }
     assert_eq!(guests.disk(id).copied, None, "its image is not here yet");
     made_whole(&guests, id).await;
@@ -201,7 +200,10 @@ fn jobs(bench: &Bench, id: GuestId) -> bool {
     let mut qmp = UnixStream::connect(bench.guest_file(id, "m/rescue.sock")).unwrap();
     writeln!(qmp, "{{\"execute\": \"query-block-jobs\", \"id\": 1}}").unwrap();
     let lines = BufReader::new(qmp).lines().map_while(Result::ok);
-    lines.into_iter().find(|l| l.contains("return")).is_some_and(|l| l.contains("fill"))
+    lines
+        .into_iter()
+        .find(|l| l.contains("return"))
+        .is_some_and(|l| l.contains("fill"))
 }
 
 async fn cloned(guests: &Guests, n: u8) -> GuestId {

@@ -90,11 +90,7 @@ impl Actor {
     }
 
     /// Writes down that its disk is to hold everything; with what that takes, the room for it is made sure of first.
-    pub(super) async fn make_persistent(
-        &mut self,
-        room: Option<Room>,
-        answer: oneshot::Sender<Result<(), VerbError>>,
-    ) {
+    pub(super) async fn make_persistent(&mut self, room: Option<Room>, answer: oneshot::Sender<Result<(), VerbError>>) {
         let result = self.begin_persistent(room).await;
         self.show_disk();
         // Whoever asked may be gone; it is written down either way.
@@ -194,7 +190,8 @@ impl Actor {
     pub(super) async fn tend_disk(&mut self) -> bool {
         let now = Instant::now();
         let later = self.record.boot.as_ref().is_none_or(|b| b.later);
-        self.fill.handle_ground(now, self.machine.ground(!self.parked.is_empty()));
+        self.fill
+            .handle_ground(now, self.machine.ground(!self.parked.is_empty()));
         self.fill.handle_image(now, self.image_here && !later);
         let mut done = false;
         while let Some(todo) = self.fill.poll_transmit() {
