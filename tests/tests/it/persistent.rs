@@ -5,7 +5,10 @@ use anyhow::{Context, Result, bail, ensure};
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::{fs::FileExt, net::UnixStream},
+    os::{
+        fd::AsRawFd,
+        unix::{fs::FileExt, net::UnixStream},
+    },
     path::Path,
     time::{Duration, Instant},
 };
@@ -42,9 +45,21 @@ fn reads(owner: &Node, guest: &str) -> Result<String> {
     Ok(said.split_whitespace().next().unwrap_or_default().to_owned())
 }
 
+/// A socket of QEMU's own, by a path that is short enough.
+fn connect(folder: &Path, name: &str) -> Result<UnixStream> {
+    let dir = fs::File::open(folder.join("m"))?;
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    UnixStream::connect(path).with_context(|| format!("cannot connect to {name}"))
+}
+
+fn answers(owner: &Node) -> Result<()> {
+    let wait = ["wait", "p", "agent", "--timeout", "3m"];
+    owner.cli_within(&wait, WAIT)?.ok().map(|_| ())
+}
+
 /// The same on the guest's own serial line, where no node is.
 fn reads_alone(folder: &Path, want: &str) -> Result<()> {
-    let mut line = UnixStream::connect(folder.join("m/console.sock")).context("the guest's console")?;
+    let mut line = connect(folder, "console.sock")?;
     line.set_read_timeout(Some(Duration::from_millis(500)))?;
     writeln!(line, "{READ}")?;
     let (mut seen, begun, mut buf) = (String::new(), Instant::now(), [0; 4_096]);
@@ -64,7 +79,7 @@ fn reads_alone(folder: &Path, want: &str) -> Result<()> {
 
 /// What QEMU itself says that the disk hangs on.
 fn block_nodes(folder: &Path) -> Result<String> {
-    let mut qmp = UnixStream::connect(folder.join("m/rescue.sock")).context("QEMU's monitor")?;
+    let mut qmp = connect(folder, "rescue.sock")?;
     qmp.set_read_timeout(Some(WAIT))?;
     qmp.write_all(b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"query-named-block-nodes\", \"id\": 7}\n")?;
     let (mut seen, mut buf) = (String::new(), [0; 16_384]);
@@ -159,15 +174,15 @@ fn a_persistent_guest_outlives_node_seeder_and_image() -> Result<()> {
 
         // Cold, from its own disk alone.
         owner.cli_within(&["start", "p"], WAIT)?.ok()?;
-        owner.ok(&["wait", "p", "agent"])?;
+        answers(&owner)?;
         ensure!(reads(&owner, "p")? == want);
         owner.ok(&["hibernate", "p"])?;
         owner.cli_within(&["restore", "p"], WAIT)?.ok()?;
-        owner.ok(&["wait", "p", "agent"])?;
+        answers(&owner)?;
         ensure!(reads(&owner, "p")? == want);
         owner.ok(&["stop", "p", "--force"])?;
         owner.ok(&["restore", "p", "whole"])?;
-        owner.ok(&["wait", "p", "agent"])?;
+        answers(&owner)?;
         ensure!(reads(&owner, "p")? == want);
         let told = host.cli(&["image", "publish", "again", "--vm", "p", "--warm"])?;
         refused(&told, 3, &["not here any more", "image pull"])?;
@@ -175,7 +190,7 @@ fn a_persistent_guest_outlives_node_seeder_and_image() -> Result<()> {
         // To a host that never heard of the image.
         let second = lends(lab, &owner, "second", NodeSpec::unprivileged(), "1G")?;
         owner.cli_within(&["move", "p", "--to", &second.id()?], WAIT)?.ok()?;
-        owner.ok(&["wait", "p", "agent"])?;
+        answers(&owner)?;
         ensure!(reads(&owner, "p")? == want && stage(&owner, "p")? == "persistent");
         ensure!(second.json(&["image", "ls"])?.as_array().is_some_and(Vec::is_empty));
         Ok(())
