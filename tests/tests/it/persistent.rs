@@ -97,6 +97,75 @@ fn stage(owner: &Node, guest: &str) -> Result<String> {
     text(&owner.json(&["info", guest])?["disk"], "stage")
 }
 
+/// The guest runs on a host that had nothing of its image; its id, and the image's.
+fn begins(owner: &Node, host: &Node) -> Result<(String, String)> {
+    let on = host.id()?;
+    let run = ["run", "small", "--lan", "home", "--name", "p", "--memory", "160M"];
+    let more = ["--wait", "agent", "--on", &on, "--persistent", "--json"];
+    let done = owner.cli_within(&[&run[..], &more[..]].concat(), WAIT)?.ok()?;
+    let done: serde_json::Value = serde_json::from_str(&done.stdout)?;
+    let write = "printf 'persistent\\n' | dd of=/dev/vda conv=notrunc 2>/dev/null; sync";
+    owner.ok(&["exec", "p", "--", "sh", "-c", write])?;
+    Ok((text(&done, "id")?, text(&done, "image")?))
+}
+
+fn host_is_back(owner: &Node) -> Result<()> {
+    eventually(WAIT, "the host to answer again", || {
+        Ok((owner.cli(&["wait", "p", "agent", "--timeout", "5s"])?.code == 0).then_some(()))
+    })
+}
+
+/// It becomes persistent, though its host's node is killed on the way.
+fn becomes_persistent(owner: &Node, host: &Node, image: &str) -> Result<()> {
+    ensure!(
+        stage(owner, "p")? == "fetching",
+        "it was persistent before it was killed"
+    );
+    refused(&host.cli(&["image", "rm", image])?, 3, &["has its disk on that image"])?;
+    host.kill();
+    host.start()?;
+    host_is_back(owner)?;
+    owner.ok(&["set", "p", "--persistent"])?;
+    let mut last = serde_json::Value::Null;
+    eventually(WAIT, "the guest to be persistent", || {
+        let disk = owner.json(&["info", "p"])?["disk"].clone();
+        let there = disk["stage"] == "persistent";
+        if last != disk {
+            say(&disk.to_string());
+            last = disk;
+        }
+        Ok(there.then_some(()))
+    })?;
+    ensure!(owner.ok(&["ls"])?.contains("persistent"));
+    Ok(())
+}
+
+/// Cold, hibernated, and gone back to a snapshot, on a host that has nothing of the image any more.
+fn goes_on_without_its_image(owner: &Node, host: &Node, image: &str, want: &str) -> Result<()> {
+    owner.ok(&["snapshot", "p", "whole"])?;
+    owner.ok(&["stop", "p", "--force"])?;
+    // What differs from the image, by content: the one piece that it wrote.
+    let published = host.json(&["image", "publish", "again", "--vm", "p"])?;
+    ensure!(number(&published, "changed_pieces")? == 1, "{published}");
+    host.ok(&["image", "rm", "again"])?;
+    host.ok(&["image", "rm", image])?;
+    ensure!(host.json(&["image", "ls"])?.as_array().is_some_and(Vec::is_empty));
+    host.ok(&["image", "gc"])?;
+
+    let start: [&[&str]; 3] = [&["start", "p"], &["restore", "p"], &["restore", "p", "whole"]];
+    let end: [&[&str]; 3] = [&["hibernate", "p"], &["stop", "p", "--force"], &[]];
+    for (start, end) in start.into_iter().zip(end) {
+        owner.cli_within(start, WAIT)?.ok()?;
+        answers(owner)?;
+        ensure!(reads(owner, "p")? == want, "{start:?}");
+        if !end.is_empty() {
+            owner.ok(end)?;
+        }
+    }
+    let told = host.cli(&["image", "publish", "again", "--vm", "p", "--warm"])?;
+    refused(&told, 3, &["not here any more", "image pull"])
+}
+
 #[test]
 fn a_persistent_guest_outlives_node_seeder_and_image() -> Result<()> {
     with_nodes("persistent", |lab| {
@@ -110,39 +179,8 @@ fn a_persistent_guest_outlives_node_seeder_and_image() -> Result<()> {
         seeder.ok(&["image", "pull", "small"])?;
         owner.ok(&["image", "rm", "small"])?;
         let host = lends(lab, &owner, "host", NodeSpec::unprivileged(), "1G")?;
-        let on = host.id()?;
-        let run = [
-            "run",
-            "small",
-            "--lan",
-            "home",
-            "--name",
-            "p",
-            "--memory",
-            "160M",
-            "--wait",
-            "agent",
-            "--on",
-            &on,
-            "--persistent",
-            "--json",
-        ];
-        let done = owner.cli_within(&run, WAIT)?.ok()?;
-        let done: serde_json::Value = serde_json::from_str(&done.stdout)?;
-        let (id, image) = (text(&done, "id")?, text(&done, "image")?);
-        let write = "printf 'persistent\\n' | dd of=/dev/vda conv=notrunc 2>/dev/null; sync";
-        owner.ok(&["exec", "p", "--", "sh", "-c", write])?;
-        owner.ok(&["set", "p", "--persistent"])?;
-        let mut last = String::new();
-        eventually(WAIT, "the guest to be persistent", || {
-            let disk = owner.json(&["info", "p"])?["disk"].clone();
-            if last != disk.to_string() {
-                last = disk.to_string();
-                say(&last);
-            }
-            Ok((disk["stage"] == "persistent").then_some(()))
-        })?;
-        ensure!(owner.ok(&["ls"])?.contains("persistent"));
+        let (id, image) = begins(&owner, &host)?;
+        becomes_persistent(&owner, &host, &image)?;
         let want = expected(&small.disk)?;
         let folder = host.state().join("guests").join(&id);
         eventually(WAIT, "QEMU to let the image go", || {
@@ -153,39 +191,10 @@ fn a_persistent_guest_outlives_node_seeder_and_image() -> Result<()> {
         host.kill();
         seeder.kill();
         reads_alone(&folder, &want)?;
-
         host.start()?;
-        eventually(WAIT, "the host to answer again", || {
-            Ok((owner.cli(&["wait", "p", "agent", "--timeout", "5s"])?.code == 0).then_some(()))
-        })?;
+        host_is_back(&owner)?;
         ensure!(stage(&owner, "p")? == "persistent");
-        owner.ok(&["snapshot", "p", "whole"])?;
-        owner.ok(&["hibernate", "p"])?;
-        // What differs from the image, by content: the one piece that it wrote.
-        let published = {
-            owner.ok(&["stop", "p", "--force"])?;
-            host.json(&["image", "publish", "again", "--vm", "p"])?
-        };
-        ensure!(number(&published, "changed_pieces")? == 1, "{published}");
-        host.ok(&["image", "rm", "again"])?;
-        host.ok(&["image", "rm", &image])?;
-        ensure!(host.json(&["image", "ls"])?.as_array().is_some_and(Vec::is_empty));
-        host.ok(&["image", "gc"])?;
-
-        // Cold, from its own disk alone.
-        owner.cli_within(&["start", "p"], WAIT)?.ok()?;
-        answers(&owner)?;
-        ensure!(reads(&owner, "p")? == want);
-        owner.ok(&["hibernate", "p"])?;
-        owner.cli_within(&["restore", "p"], WAIT)?.ok()?;
-        answers(&owner)?;
-        ensure!(reads(&owner, "p")? == want);
-        owner.ok(&["stop", "p", "--force"])?;
-        owner.ok(&["restore", "p", "whole"])?;
-        answers(&owner)?;
-        ensure!(reads(&owner, "p")? == want);
-        let told = host.cli(&["image", "publish", "again", "--vm", "p", "--warm"])?;
-        refused(&told, 3, &["not here any more", "image pull"])?;
+        goes_on_without_its_image(&owner, &host, &image, &want)?;
 
         // To a host that never heard of the image.
         let second = lends(lab, &owner, "second", NodeSpec::unprivileged(), "1G")?;

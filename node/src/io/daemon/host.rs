@@ -84,6 +84,68 @@ struct Begin {
     persistent: bool,
 }
 
+/// A call that makes a guest.
+struct Start {
+    id: GuestId,
+    token: Option<Vec<u8>>,
+    asked: (GuestSpecV1, Vec<Setting>, Begin),
+}
+
+impl Start {
+    /// The other calls come back.
+    fn of(call: GuestCall) -> Result<Self, GuestCall> {
+        let mut begin = Begin::default();
+        let (id, spec, token, net_policy) = match call {
+            GuestCall::Start {
+                id,
+                spec,
+                token,
+                net_policy,
+            } => (id, spec, token, net_policy),
+            GuestCall::StartSeeded {
+                id,
+                spec,
+                token,
+                net_policy,
+                user_data,
+            } => {
+                begin.user_data = Some(user_data);
+                (id, spec, token, net_policy)
+            }
+            GuestCall::StartWarm {
+                id,
+                spec,
+                token,
+                net_policy,
+            } => {
+                begin.warm = true;
+                (id, spec, token, net_policy)
+            }
+            GuestCall::StartPersistent {
+                id,
+                spec,
+                token,
+                net_policy,
+                user_data,
+                warm,
+            } => {
+                begin = Begin {
+                    user_data,
+                    warm,
+                    persistent: true,
+                };
+                (id, spec, token, net_policy)
+            }
+            other => return Err(other),
+        };
+        Ok(Self {
+            id,
+            token,
+            asked: (*spec, net_policy, begin),
+        })
+    }
+}
+
 impl Daemon {
     /// Answers `/lanline/guest/2` until the node ends.
     pub(super) async fn serve_guest_calls(self: Arc<Self>) {
@@ -160,63 +222,15 @@ impl Daemon {
         call: GuestCall,
         teller: &Teller,
     ) -> Result<GuestResult, Fault> {
+        let call = match Start::of(call) {
+            Ok(start) => {
+                let token = start.token.as_deref();
+                let view = self.start_call(from, start.id, start.asked, token, teller).await?;
+                return Ok(GuestResult::Guest(Box::new(view)));
+            }
+            Err(call) => call,
+        };
         Ok(match call {
-            GuestCall::Start {
-                id,
-                spec,
-                token,
-                net_policy,
-            } => {
-                let asked = (*spec, net_policy, Begin::default());
-                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
-                GuestResult::Guest(Box::new(view))
-            }
-            GuestCall::StartSeeded {
-                id,
-                spec,
-                token,
-                net_policy,
-                user_data,
-            } => {
-                let begin = Begin {
-                    user_data: Some(user_data),
-                    ..Begin::default()
-                };
-                let asked = (*spec, net_policy, begin);
-                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
-                GuestResult::Guest(Box::new(view))
-            }
-            GuestCall::StartWarm {
-                id,
-                spec,
-                token,
-                net_policy,
-            } => {
-                let begin = Begin {
-                    warm: true,
-                    ..Begin::default()
-                };
-                let asked = (*spec, net_policy, begin);
-                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
-                GuestResult::Guest(Box::new(view))
-            }
-            GuestCall::StartPersistent {
-                id,
-                spec,
-                token,
-                net_policy,
-                user_data,
-                warm,
-            } => {
-                let begin = Begin {
-                    user_data,
-                    warm,
-                    persistent: true,
-                };
-                let asked = (*spec, net_policy, begin);
-                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
-                GuestResult::Guest(Box::new(view))
-            }
             GuestCall::Restart { guest } => {
                 self.own_guest(from, guest)?;
                 self.bring_up(guest, &[], teller).await?;
@@ -386,6 +400,40 @@ impl Daemon {
         }
     }
 
+    /// Fetches what a start cannot do without.
+    async fn fetch_first(
+        self: &Arc<Self>,
+        view: &GuestView,
+        hints: &[NodeId],
+        warm: bool,
+        teller: &Teller,
+    ) -> Result<PullJob, Fault> {
+        teller.step(Step::Fetching, "").await;
+        let t = teller.clone();
+        let first = if warm {
+            super::warm::FIRST
+        } else {
+            super::kernels::FIRST
+        };
+        let coming = self
+            .fetch_for_boot(view.image, hints, first, move |p| t.progress(p))
+            .await?;
+        if warm {
+            // While QEMU starts; what the guest waits for overtakes it.
+            self.store
+                .want(view.image, ::images::io::Want::Next(wire::image::Part::Ram));
+        }
+        let report = self.fetched(view.image, &coming);
+        let note = format!(
+            "{} from {} node(s), the rest comes while it runs",
+            wire::ByteSize(report.bytes),
+            report.from.len()
+        );
+        teller.fetched(report).await;
+        teller.step(Step::Fetched, note).await;
+        Ok(coming)
+    }
+
     /// Takes a guest from wherever it is to running: image, disk, hypervisor, port. Each step may be repeated. The
     /// answer: the job that fetches the rest of its image, if that is not here.
     pub(super) async fn bring_up(
@@ -403,34 +451,12 @@ impl Daemon {
         }
         let warm = self.guests.is_warm(id).await.map_err(|e| Fault::from(&e))?;
         let rebooting = self.is_rebooting(id).await;
-        let mut job = None;
         let whole = self.guests.disk(id).whole;
-        if !whole && self.store_info(view.image).await.is_none_or(|i| !i.complete) {
-            teller.step(Step::Fetching, "").await;
-            let t = teller.clone();
-            let first = if warm {
-                super::warm::FIRST
-            } else {
-                super::kernels::FIRST
-            };
-            let coming = self
-                .fetch_for_boot(view.image, hints, first, move |p| t.progress(p))
-                .await?;
-            if warm {
-                // While QEMU starts; what the guest waits for overtakes it.
-                self.store
-                    .want(view.image, ::images::io::Want::Next(wire::image::Part::Ram));
-            }
-            let report = self.fetched(view.image, &coming);
-            let note = format!(
-                "{} from {} node(s), the rest comes while it runs",
-                wire::ByteSize(report.bytes),
-                report.from.len()
-            );
-            teller.fetched(report).await;
-            teller.step(Step::Fetched, note).await;
-            job = Some(coming);
-        }
+        let complete = whole || self.store_info(view.image).await.is_some_and(|i| i.complete);
+        let job = match complete {
+            true => None,
+            false => Some(self.fetch_first(&view, hints, warm, teller).await?),
+        };
         let restored = view.state == GuestState::Hibernated || warm;
         teller.step(Step::Starting, self.caps.accel.to_string()).await;
         let recording = ::images::io::Recording::begin();

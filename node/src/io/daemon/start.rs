@@ -127,10 +127,9 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         .map_err(|e| faults::failed(&e))?;
     let (tunnel, tunnel_events) = tunnel::io::Tunnel::start(overlay.runtime(), tunnel::io::TunnelConfig { node: me });
     super::loops::arm(&tunnel, &key).await;
-    let network = Arc::new(overlay.clone());
     let runtime = tokio::runtime::Handle::current();
     let (discovery, discovery_events) =
-        discovery::io::Discovery::start(&runtime, network, key.clone(), dir.join("advert.seq"))
+        discovery::io::Discovery::start(&runtime, Arc::new(overlay.clone()), key.clone(), dir.join("advert.seq"))
             .map_err(|e| faults::failed(&e))?;
     let lans = load_lans(&dir, &opts, me)?;
     let usage = super::usage::Book::load(&dir)?;
