@@ -137,6 +137,7 @@ fn becomes_persistent(owner: &Node, host: &Node, image: &str) -> Result<()> {
         Ok(there.then_some(()))
     })?;
     ensure!(owner.ok(&["ls"])?.contains("persistent"));
+    ensure!(!host.log().contains("state=paused"), "the guest stood still");
     Ok(())
 }
 
