@@ -197,6 +197,7 @@ impl Fill {
         }
         if ground == Ground::Away {
             (self.step, self.look, self.still_since) = (Step::Blind, None, None);
+            self.copied = None;
             self.todo.clear();
             return;
         }
