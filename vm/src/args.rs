@@ -41,6 +41,13 @@ pub mod files {
     pub const INITRD: &str = "../initrd";
 }
 
+/// QEMU's name for the guest's own disk.
+pub const OVERLAY: &str = "disk0";
+/// QEMU's name for the image under it.
+pub const IMAGE: &str = "image";
+/// QEMU's name for the copying of the one into the other.
+pub const FILL: &str = "fill";
+
 /// Which CPU the guest sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cpu {
@@ -72,6 +79,8 @@ pub struct Launch<'a> {
     pub ram: Ram,
     /// There is an overlay, and [`files::DISK`] is served.
     pub disk: bool,
+    /// The overlay has everything: nothing is served, and nothing is under it.
+    pub whole: bool,
     /// [`files::KERNEL`] is there.
     pub kernel: bool,
     /// [`files::INITRD`] is there.
@@ -145,7 +154,7 @@ pub fn argv(spec: &GuestSpec, launch: &Launch<'_>) -> Vec<String> {
     ports_and_rng(&mut a);
     screen_and_agent(&mut a);
     if launch.disk {
-        disk(&mut a);
+        disk(&mut a, launch.whole);
     }
     if launch.seed {
         seed(&mut a);
@@ -270,17 +279,31 @@ fn seed(a: &mut Vec<String>) {
     put(a, "-smbios", "type=1,serial=ds=nocloud");
 }
 
-fn disk(a: &mut Vec<String>) {
+/// The guest's own disk over `backing`.
+fn overlay(backing: serde_json::Value) -> serde_json::Value {
+    serde_json::json!({
+        "driver": "qcow2", "node-name": OVERLAY, "file": "overlay-file", "backing": backing, "discard": "unmap",
+    })
+}
+
+/// The guest's own disk with nothing under it, as QEMU is told of it.
+pub(crate) fn whole_disk() -> serde_json::Value {
+    overlay(serde_json::Value::Null)
+}
+
+fn disk(a: &mut Vec<String>, whole: bool) {
     let nbd = serde_json::json!({
-        "driver": "nbd", "node-name": "image", "export": "", "read-only": true,
+        "driver": "nbd", "node-name": IMAGE, "export": "", "read-only": true,
         "server": { "type": "unix", "path": files::DISK },
         "reconnect-delay": NBD_RECONNECT_S, "open-timeout": NBD_OPEN_S,
     });
     let file = serde_json::json!({ "driver": "file", "node-name": "overlay-file", "filename": files::OVERLAY, "discard": "unmap" });
-    let overlay = serde_json::json!({
-        "driver": "qcow2", "node-name": "disk0", "file": "overlay-file", "backing": "image", "discard": "unmap",
-    });
-    for node in [nbd, file, overlay] {
+    let nodes = if whole {
+        vec![file, whole_disk()]
+    } else {
+        vec![nbd, file, overlay(IMAGE.into())]
+    };
+    for node in nodes {
         put(a, "-blockdev", node.to_string());
     }
     put(

@@ -188,5 +188,27 @@ pub const AGENT_POLL_MAX: Duration = Duration::from_millis(500);
 /// Most snapshots of one guest.
 pub const MAX_SNAPSHOTS: usize = 16;
 
+/// How fast a guest's image is copied into its disk, bytes a second, so that its own reads and writes keep most of the
+/// disk: one request of half a MiB at a time, 40 GiB in eleven minutes.
+pub const FILL_RATE: u64 = 64 << 20;
+
+/// Between two looks at how far that is.
+pub const FILL_LOOK: Duration = Duration::from_secs(1);
+
+/// Between two looks whether it has ended after it was told to.
+pub const FILL_STILL: Duration = Duration::from_millis(50);
+
+/// Pause before copying is begun again that failed, or found no room.
+pub const FILL_AGAIN: Duration = Duration::from_secs(30);
+
+/// How long a hibernation or a copy of the guest waits for the copying to end: a read that is under way must.
+pub const FILL_QUIET: Duration = Duration::from_secs(60);
+
+/// Room on the host's disk at which the copying ends: the rest is for what the guest writes.
+pub const FILL_SPARE: ByteSize = ByteSize(64 << 20);
+
+/// Hibernations and copies that wait for the copying into a guest's disk to end; one goes at a time.
+pub const MAX_PARKED: usize = 4;
+
 /// Longest path of a unix socket, bytes: `sun_path` has 108, one for the NUL.
 pub const MAX_SOCKET_PATH: usize = 107;

@@ -2,7 +2,7 @@
 //!
 //! It does not know the mesh: images reach it as files and an NBD socket, the LAN as a socket that QEMU listens on,
 //! and grants are checked before it is asked. Pure: [`spec`] (what may be asked), [`args`] (QEMU's arguments),
-//! [`qmp`] (the monitor's protocol), [`guest`] (the state machine), [`admission`],
+//! [`qmp`] (the monitor's protocol), [`guest`] (the state machine), [`fill`] (its disk), [`admission`],
 //! [`policy`] (what the owner lends, when), [`enforce`] (how guests are held to it), [`accel`], [`record`] (what is on
 //! disk and how it is recovered). [`io`] runs them.
 //!
@@ -23,6 +23,7 @@ pub mod agent;
 pub mod args;
 pub mod defaults;
 pub mod enforce;
+pub mod fill;
 pub mod guest;
 pub mod io;
 pub mod policy;

@@ -6,8 +6,8 @@
 //! pending commands and held events are bounded, and each command has its own deadline.
 
 use crate::{
-    args::files,
-    defaults::{MAX_QMP_LINE, MAX_QMP_PENDING, MAX_QUEUED, QMP_DEADLINE},
+    args::{self, files},
+    defaults::{FILL_RATE, MAX_QMP_LINE, MAX_QMP_PENDING, MAX_QUEUED, QMP_DEADLINE},
 };
 use bytes::{Buf, Bytes, BytesMut};
 use serde_json::{Value, json};
@@ -52,6 +52,18 @@ pub enum Command {
     Link(bool),
     /// Asks the guest to keep so much memory and give the rest back.
     Balloon(ByteSize),
+    /// What is being copied into the disk.
+    QueryJob,
+    /// What the disk hangs on.
+    QueryNodes,
+    /// Copies into the disk what it lacks of its image, beside what the guest does.
+    Fill,
+    /// Ends that; what was copied stays.
+    EndFill,
+    /// Writes out all that QEMU knows of the disk, which has no image under it any more.
+    SealDisk,
+    /// Lets the image go: closes the connection to the node's disk socket.
+    DropImage,
 }
 
 impl Command {
@@ -73,6 +85,13 @@ impl Command {
             Self::CancelTransfer => "migrate_cancel",
             Self::Link(_) => "set_link",
             Self::Balloon(_) => "balloon",
+            Self::QueryJob => "query-block-jobs",
+            Self::QueryNodes => "query-named-block-nodes",
+            Self::Fill => "block-stream",
+            Self::EndFill => "block-job-cancel",
+            // Opened anew as it is: a flush is a part of that, and there is no command that does it alone.
+            Self::SealDisk => "blockdev-reopen",
+            Self::DropImage => "blockdev-del",
         }
     }
 
@@ -89,14 +108,22 @@ impl Command {
             Self::Save => Some(json!({ "uri": format!("unix:{}", files::STATE) })),
             Self::Load => Some(json!({ "uri": format!("unix:{}", files::LOAD) })),
             Self::Balloon(keep) => Some(json!({ "value": keep.0 })),
+            // An error ends the copying and not the guest.
+            Self::Fill => Some(json!({
+                "job-id": args::FILL, "device": args::OVERLAY, "speed": FILL_RATE, "on-error": "report",
+            })),
+            Self::EndFill => Some(json!({ "device": args::FILL })),
+            Self::SealDisk => Some(json!({ "options": [args::whole_disk()] })),
+            Self::DropImage => Some(json!({ "node-name": args::IMAGE })),
             _ => None,
         }
     }
 
-    /// How long its reply may take. `cont` activates the disks, which may wait for the network.
+    /// How long its reply may take. `cont` activates the disks, which may wait for the network; the others wait for what
+    /// the guest writes.
     pub fn deadline(self) -> Duration {
         match self {
-            Self::Cont | Self::Stop => QMP_DEADLINE * 3,
+            Self::Cont | Self::Stop | Self::SealDisk | Self::EndFill => QMP_DEADLINE * 3,
             _ => QMP_DEADLINE,
         }
     }

@@ -82,6 +82,9 @@ pub struct GuestRecord {
     /// It rebooted, and is started anew when its kernel is here.
     #[serde(default)]
     pub rebooting: bool,
+    /// Its disk is to need neither node nor image; see [`BootRecord::whole`].
+    #[serde(default)]
+    pub persistent: Option<PersistRecord>,
     /// Its way to another host, or from one.
     #[serde(default)]
     pub moving: Option<MoveRecord>,
@@ -99,6 +102,13 @@ pub struct MoveRecord {
     pub epoch: u64,
     /// It comes from there.
     pub arriving: bool,
+}
+
+/// That a guest's disk is to hold everything itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersistRecord {
+    /// Bytes that its file is to have on the host's disk for that; none: not reckoned yet.
+    pub room: Option<ByteSize>,
 }
 
 /// A file of ours, and what must be in it.
@@ -151,6 +161,9 @@ pub struct SnapshotRecord {
     pub bytes: u64,
     /// Its memory; none: the disk alone.
     pub saved: Option<SavedRecord>,
+    /// Its disk needs no image.
+    #[serde(default)]
+    pub whole: bool,
 }
 
 /// What a guest boots, as its folder holds it.
@@ -158,6 +171,9 @@ pub struct SnapshotRecord {
 pub struct BootRecord {
     /// Size of the overlay, bytes; none: no disk.
     pub overlay: Option<ByteSize>,
+    /// The overlay holds everything, durably: there is nothing under it.
+    #[serde(default)]
+    pub whole: bool,
     /// A kernel is there.
     pub kernel: bool,
     /// An initrd is there.
@@ -249,6 +265,7 @@ impl GuestRecord {
             saved: None,
             wants_warm: false,
             rebooting: false,
+            persistent: None,
             moving: None,
             snapshots: Vec::new(),
         }

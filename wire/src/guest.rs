@@ -7,10 +7,12 @@
 //! history first. `/lanline/display/1`: the same, then the guest's screen as VNC.
 
 mod console;
+mod disk;
 mod life;
 mod set;
 
 pub use console::{ConsoleOpen, ConsoleReply};
+pub use disk::{DiskStage, DiskView};
 pub use life::{
     AgentAnswer, AgentAsk, DISPLAY_PROTOCOL, ExecResult, LifeVerb, MAX_ARG_BYTES, MAX_ARGS, MAX_EXEC_OUTPUT,
     MAX_MOVE_BYTES, MAX_PART, MAX_USER_DATA, MAX_WAIT_MS, MOVE_PROTOCOL, MoveItem, MoveOpen, MoveStep, SnapshotView,
@@ -198,14 +200,41 @@ pub enum GuestCall {
         /// Its port policy.
         net_policy: Vec<Setting>,
     },
+    /// As `Start`, `StartSeeded` or `StartWarm`; and its disk is to need neither node nor image any more, as with
+    /// `Persist`.
+    StartPersistent {
+        /// Chosen by the caller.
+        id: GuestId,
+        /// What to start.
+        spec: Box<GuestSpecV1>,
+        /// The grant, at most [`MAX_TOKEN`] bytes.
+        token: Option<Vec<u8>>,
+        /// Port policy that the caller asks for.
+        net_policy: Vec<Setting>,
+        /// A document for cloud-init, at most [`MAX_USER_DATA`] bytes.
+        user_data: Option<Vec<u8>>,
+        /// From the memory that the image holds.
+        warm: bool,
+    },
+    /// Make its disk independent: the whole image is fetched and copied into it, while it runs. Answered when that is
+    /// written down.
+    Persist {
+        /// The guest.
+        guest: GuestId,
+    },
+    /// How far the disks of the caller's guests on this host are.
+    Disks,
 }
 
 impl GuestCall {
     /// The guest that the call is about; `None` for a list.
     pub fn guest(&self) -> Option<GuestId> {
         match self {
-            Self::Start { id, .. } | Self::StartSeeded { id, .. } | Self::StartWarm { id, .. } => Some(*id),
-            Self::List => None,
+            Self::Start { id, .. }
+            | Self::StartSeeded { id, .. }
+            | Self::StartWarm { id, .. }
+            | Self::StartPersistent { id, .. } => Some(*id),
+            Self::List | Self::Disks => None,
             Self::Restart { guest }
             | Self::Info { guest }
             | Self::Stop { guest, .. }
@@ -217,7 +246,8 @@ impl GuestCall {
             | Self::Wait { guest, .. }
             | Self::Agent { guest, .. }
             | Self::Move { guest, .. }
-            | Self::Set { guest, .. } => Some(*guest),
+            | Self::Set { guest, .. }
+            | Self::Persist { guest } => Some(*guest),
         }
     }
 
@@ -243,13 +273,17 @@ impl GuestCall {
                 user_data,
                 ..
             } => {
-                if user_data.len() > MAX_USER_DATA {
-                    let what = format!(
-                        "the cloud-init document has {} bytes, at most {MAX_USER_DATA} are allowed",
-                        user_data.len()
-                    );
-                    return Err(Fault::new(FaultKind::Usage, what));
-                }
+                check_user_data(user_data)?;
+                (spec, token, net_policy)
+            }
+            Self::StartPersistent {
+                spec,
+                token,
+                net_policy,
+                user_data,
+                ..
+            } => {
+                check_user_data(user_data.as_deref().unwrap_or_default())?;
                 (spec, token, net_policy)
             }
             Self::Agent { ask, token, .. } if token.as_ref().is_none_or(|t| t.len() <= MAX_TOKEN) => {
@@ -290,6 +324,17 @@ impl GuestCall {
         }
         Ok(())
     }
+}
+
+fn check_user_data(text: &[u8]) -> Result<(), Fault> {
+    if text.len() <= MAX_USER_DATA {
+        return Ok(());
+    }
+    let what = format!(
+        "the cloud-init document has {} bytes, at most {MAX_USER_DATA} are allowed",
+        text.len()
+    );
+    Err(Fault::new(FaultKind::Usage, what))
 }
 
 /// A step of starting a guest, in the order in which they come; `Fetching` and `Fetched` are left out if the image is
@@ -392,6 +437,10 @@ impl GuestUpdate {
                 let v = v.into_iter().take(MAX_LISTED).map(GuestView::sanitised).collect();
                 Self::Done(GuestResult::List(v))
             }
+            Self::Done(GuestResult::Disks(v)) => {
+                let v = v.into_iter().take(MAX_LISTED).map(DiskView::sanitised).collect();
+                Self::Done(GuestResult::Disks(v))
+            }
             other => other,
         }
     }
@@ -414,6 +463,8 @@ pub enum GuestResult {
     Snapshots(Vec<SnapshotView>),
     /// To `Agent`.
     Agent(AgentAnswer),
+    /// To `Disks`.
+    Disks(Vec<DiskView>),
 }
 
 /// The ends of a guest's two logs, raw bytes as they came.
@@ -613,88 +664,5 @@ impl GuestView {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{codec, settings::MAX_SETTINGS};
-
-    fn call(image_ref: &str, hints: usize, token: usize) -> GuestCall {
-        GuestCall::Start {
-            id: GuestId([1; 16]),
-            spec: Box::new(GuestSpecV1 {
-                name: "web".parse().unwrap(),
-                image: ImageId([2; 32]),
-                image_ref: image_ref.into(),
-                lan: None,
-                cpus: 1,
-                memory: ByteSize(256 << 20),
-                disk: None,
-                hints: vec![NodeId([3; 32]); hints],
-            }),
-            token: Some(vec![0; token]),
-            net_policy: vec![],
-        }
-    }
-
-    #[test]
-    fn a_call_at_its_bounds_fits_and_one_past_them_is_refused() {
-        let fullest = call(&"x".repeat(MAX_IMAGE_REF), MAX_HINTS, MAX_TOKEN);
-        assert_eq!(fullest.check(), Ok(()));
-        let bytes = codec::encode(&fullest).unwrap();
-        assert_eq!(codec::decode::<GuestCall>(&bytes, MAX_CALL_BYTES), Ok(fullest));
-        for bad in [
-            call(&"x".repeat(MAX_IMAGE_REF + 1), 0, 0),
-            call("", MAX_HINTS + 1, 0),
-            call("", 0, MAX_TOKEN + 1),
-        ] {
-            assert_eq!(bad.check().unwrap_err().kind, FaultKind::Usage);
-        }
-        let mut many = call("", 0, 0);
-        if let GuestCall::Start { net_policy, .. } = &mut many {
-            let one = Setting {
-                key: "no_server".into(),
-                value: "on".into(),
-            };
-            *net_policy = vec![one; MAX_SETTINGS + 1];
-        }
-        assert_eq!(many.check().unwrap_err().kind, FaultKind::Usage);
-    }
-
-    #[test]
-    fn state_words_are_one_to_one_and_the_order_is_the_declared_one() {
-        for (i, (state, word)) in STATE_WORDS.iter().enumerate() {
-            assert_eq!(word.parse(), Ok(*state));
-            assert_eq!(state.as_str(), *word);
-            assert_eq!(codec::encode(state).unwrap(), [u8::try_from(i).unwrap()], "{word}");
-        }
-        assert!("dead".parse::<GuestState>().is_err());
-    }
-
-    #[test]
-    fn logs_at_their_bound_fit_an_update() {
-        let logs = GuestLogs {
-            console: vec![7; MAX_LOG_BYTES],
-            hypervisor: vec![8; MAX_LOG_BYTES],
-        };
-        let update = GuestUpdate::Done(GuestResult::Logs(logs));
-        let bytes = codec::encode(&update).unwrap();
-        assert_eq!(codec::decode::<GuestUpdate>(&bytes, MAX_UPDATE_BYTES), Ok(update));
-    }
-
-    #[test]
-    fn a_hosts_text_cannot_drive_the_terminal() {
-        let update = GuestUpdate::Step {
-            step: Step::Address,
-            at_ms: 3,
-            note: "\x1b[2Jhi".into(),
-        }
-        .sanitised();
-        assert_eq!(
-            update,
-            GuestUpdate::Step {
-                step: Step::Address,
-                at_ms: 3,
-                note: " [2Jhi".into()
-            }
-        );
-    }
-}
+#[path = "guest_tests.rs"]
+mod tests;

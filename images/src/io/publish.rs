@@ -1,7 +1,8 @@
 //! A new image from a guest's disk: what it changed is hashed and stored, all else is the parent's by id.
 //!
 //! The cost is that of the changed clusters: the parent's pieces are neither read nor needed here, only its manifest,
-//! unless a cluster is smaller than a piece.
+//! unless a cluster is smaller than a piece. A persistent guest's disk has all clusters: it is read whole, and what has
+//! its parent's bytes is known by content and not stored again.
 
 use super::commit::{Batch, Entry};
 use super::import::{ImportError, Job as Import, Progress, Stage};
@@ -45,7 +46,7 @@ pub struct Memory {
 pub struct Published {
     /// The new image.
     pub id: ImageId,
-    /// Pieces that the guest wrote into; each was read and hashed.
+    /// Pieces that differ from the parent's at their places.
     pub changed: u32,
     /// Of those, pieces that no image here had; their bytes as stored.
     pub new: u32,
@@ -113,7 +114,7 @@ impl Store {
         let changes = changes(&file, &delta).map_err(broken)?;
         let mut made = Published {
             id: spec.parent,
-            changed: u32::try_from(changes.len()).unwrap_or(u32::MAX),
+            changed: 0,
             new: 0,
             new_bytes: 0,
         };
@@ -184,6 +185,8 @@ impl Job<'_> {
         for (n, (index, clusters)) in (1u64..).zip(changes) {
             let bytes = self.piece(*index, clusters)?;
             let id = PieceId::of(&bytes);
+            // A disk that holds all of its image itself has the same bytes in most places.
+            made.changed += u32::from(id != self.parents(*index));
             ids.insert(*index, id);
             if !id.is_zero() && self.store.0.index.place(id)?.is_none() {
                 let frame = encoder.encode(&bytes);
@@ -202,6 +205,15 @@ impl Job<'_> {
         }
         self.store.commit(&batch, true)?;
         Ok(ids)
+    }
+
+    /// What the parent has in a piece's place; beyond its end, zeros.
+    fn parents(&self, index: u32) -> PieceId {
+        let at = u64::from(index) * PIECE_BYTES as u64;
+        let place = self.parent.layout.piece_at(Part::Disk, at);
+        place
+            .and_then(|i| self.parent.piece_id(i))
+            .unwrap_or_else(PieceId::zero)
     }
 
     /// The bytes of a piece that the guest wrote into.

@@ -51,6 +51,9 @@ pub struct RunRequest {
     /// Begin with the memory that the image holds, not with a boot; processors and memory are the image's then.
     #[serde(default)]
     pub warm: bool,
+    /// Make its disk independent of node and image while it runs.
+    #[serde(default)]
+    pub persistent: bool,
     /// What to wait for.
     #[serde(default)]
     pub wait: WaitFor,
@@ -121,6 +124,35 @@ pub struct PlaceRow {
     pub why: String,
 }
 
+/// Where a guest's disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskWord {
+    /// What it did not write is read from its image, through its host's node.
+    OnDemand,
+    /// It becomes persistent; its image is still being fetched.
+    Fetching,
+    /// It becomes persistent; its image is being copied into it.
+    Copying,
+    /// It is to become persistent, and something stands against it for now.
+    Waiting,
+    /// It needs neither node nor image.
+    Persistent,
+}
+
+/// The disk of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskRow {
+    /// Where it is.
+    pub stage: DiskWord,
+    /// Bytes that are there: of the image on the host, or, while it is copied, of the disk.
+    pub have_bytes: u64,
+    /// Of so many.
+    pub total_bytes: u64,
+    /// What stands against it, and when it goes on.
+    pub note: Option<String>,
+}
+
 /// A guest, in one row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GuestRow {
@@ -154,6 +186,9 @@ pub struct GuestRow {
     pub accel: String,
     /// Since it was started, milliseconds; `null` if it does not run.
     pub uptime_ms: Option<u64>,
+    /// How far its disk is from needing nothing but itself; `null`: it has none, or its host does not say.
+    #[serde(default)]
+    pub disk: Option<DiskRow>,
     /// Why it is in this state, where that needs saying; age of the news if its host does not answer.
     pub note: Option<String>,
 }

@@ -27,8 +27,8 @@ pub mod traffic;
 
 pub use advise::{AdviceRow, AdviceView, LoadView};
 pub use guest::{
-    Address, GuestLogs, GuestNote, GuestRemoved, GuestRow, GuestView, PlaceRow, RunRequest, RunResult, StopRequest,
-    StopView, WaitFor,
+    Address, DiskRow, DiskWord, GuestLogs, GuestNote, GuestRemoved, GuestRow, GuestView, PlaceRow, RunRequest,
+    RunResult, StopRequest, StopView, WaitFor,
 };
 pub use image::{
     ArchiveResult, BootProfile, ExportAs, ExportResult, GcResult, HolderRow, ImageAdd, ImageArchive, ImageExport,

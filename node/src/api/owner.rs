@@ -218,4 +218,6 @@ pub struct SetRequest {
     pub memory_bytes: Option<u64>,
     /// `interactive` or `batch`, as the host's policy knows them; `null`: as it is.
     pub class: Option<String>,
+    /// Make its disk independent of node and image; `false`: as it is.
+    pub persistent: bool,
 }

@@ -49,6 +49,9 @@ pub struct RunArgs {
     /// Go on where the image was made: it holds memory. Processors and memory are the image's.
     #[arg(long, conflicts_with_all = ["cpus", "memory", "cloud_init", "cold"])]
     pub warm: bool,
+    /// Fetch all of its image and copy it into its disk while it runs, so that it needs neither node nor image.
+    #[arg(long)]
+    pub persistent: bool,
     /// Boot it, as if the image held no memory; the default.
     #[arg(long)]
     pub cold: bool,
@@ -86,6 +89,7 @@ impl RunArgs {
             net_policy: self.net_policy.iter().cloned().collect(),
             user_data: None,
             warm: self.warm,
+            persistent: self.persistent,
             batch: self.batch.then(|| self.argv.clone()),
             wait: match self.wait {
                 Wait::Ip => WaitFor::Ip,

@@ -121,7 +121,7 @@ pub struct SetArgs {
     #[arg(value_name = "VM")]
     pub guest: String,
     /// Most of its own processors that it may use: 25%, "0.5 cores"; 100% ends the limit.
-    #[arg(long, value_name = "SHARE", required_unless_present_any = ["memory", "class"])]
+    #[arg(long, value_name = "SHARE", required_unless_present_any = ["memory", "class", "persistent"])]
     pub cpu: Option<String>,
     /// Memory that it keeps, at most what it was started with; the guest gives the rest back.
     #[arg(long, value_name = "SIZE")]
@@ -129,6 +129,9 @@ pub struct SetArgs {
     /// What kind of work it does, as its host's policy knows it.
     #[arg(long, value_enum)]
     pub class: Option<ClassArg>,
+    /// Copy its image into its disk while it runs, so that it needs neither node nor image.
+    #[arg(long)]
+    pub persistent: bool,
 }
 
 impl SetArgs {
@@ -141,6 +144,7 @@ impl SetArgs {
                 ClassArg::Interactive => "interactive".to_owned(),
                 ClassArg::Batch => "batch".to_owned(),
             }),
+            persistent: self.persistent,
         }
     }
 }

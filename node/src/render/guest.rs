@@ -1,7 +1,7 @@
 //! Guests.
 
 use super::{Human, Table, Tone, View, accel, count, escape, facts, image, or_dash, short, span};
-use crate::api::{GuestLogs, GuestRemoved, GuestRow, GuestView, RunResult, StopView};
+use crate::api::{DiskRow, DiskWord, GuestLogs, GuestRemoved, GuestRow, GuestView, RunResult, StopView};
 use wire::{ByteSize, fault::plain};
 
 fn tone(state: &str) -> Option<Tone> {
@@ -14,21 +14,42 @@ fn tone(state: &str) -> Option<Tone> {
     }
 }
 
+/// A disk in a few words.
+fn disk_words(d: &DiskRow) -> String {
+    let share = |word: &str| {
+        let done = d.have_bytes.saturating_mul(100).checked_div(d.total_bytes);
+        format!("{word} {} %", done.unwrap_or(100).min(100))
+    };
+    match d.stage {
+        DiskWord::OnDemand => share("on demand"),
+        DiskWord::Fetching => share("fetching"),
+        DiskWord::Copying => share("copying"),
+        DiskWord::Waiting => share("waiting"),
+        DiskWord::Persistent => "persistent".into(),
+    }
+}
+
 impl Human for Vec<GuestRow> {
     fn human(&self, view: &View) -> String {
         if self.is_empty() {
             return "no guests; start one with: lanline run IMAGE\n".to_owned();
         }
-        let mut t = Table::new(&[
+        // Guests boot from memory alone where none has a disk.
+        let disks = self.iter().any(|g| g.disk.is_some());
+        let mut heads = vec![
             "NAME", "STATE", "HOST", "IP", "LAN", ">CPUS", ">MEMORY", ">UP", "IMAGE", "NOTE",
-        ]);
+        ];
+        if disks {
+            heads.insert(9, "DISK");
+        }
+        let mut t = Table::new(&heads);
         for g in self {
             let note = match (&g.note, g.mine) {
                 (Some(n), _) => n.clone(),
                 (None, false) => format!("of {}", short(&g.owner)),
                 (None, true) => String::new(),
             };
-            t.row([
+            let mut row = vec![
                 g.name.clone(),
                 g.state.clone(),
                 g.host_name.clone(),
@@ -43,7 +64,11 @@ impl Human for Vec<GuestRow> {
                     g.image.clone()
                 },
                 note,
-            ]);
+            ];
+            if disks {
+                row.insert(9, g.disk.as_ref().map_or_else(|| "-".into(), disk_words));
+            }
+            t.row(row);
             if let Some(tone) = tone(&g.state) {
                 t.tone(1, tone);
             }
@@ -69,6 +94,14 @@ impl Human for GuestView {
         let disk = self
             .disk_bytes
             .map_or_else(|| "as the image".into(), |d| ByteSize(d).to_string());
+        let own = g.disk.as_ref().map_or_else(String::new, |d| {
+            let why = d
+                .note
+                .as_deref()
+                .map_or_else(String::new, |n| format!(" ({})", plain(n)));
+            format!(", {}{why}", disk_words(d))
+        });
+        let disk = format!("{disk}{own}");
         let mut rows = vec![
             ("guest", plain(&g.id)),
             ("name", plain(&g.name)),

@@ -21,7 +21,7 @@ impl Table {
     }
 
     /// Adds a row.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) -> &mut Self {
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) -> &mut Self {
         self.rows.push(cells.into_iter().map(|c| (plain(&c), None)).collect());
         self
     }

@@ -25,6 +25,7 @@ pub fn run_request(image: &str) -> RunRequest {
         user_data: None,
         batch: None,
         warm: false,
+        persistent: false,
         wait: WaitFor::Ip,
         timeout_ms: 1_000,
     }

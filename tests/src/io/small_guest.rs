@@ -25,8 +25,8 @@ pub const CMDLINE: &str = "console=ttyS0 loglevel=1 panic=10 no_timer_check";
 
 /// Modules without which it is of no use: cards, bridges, TAPs.
 const NEEDED: [&str; 4] = ["virtio_pci", "virtio_net", "bridge", "tun"];
-/// Randomness, the power button that `lanline stop` presses, and the agent's port.
-const USEFUL: [&str; 4] = ["virtio_rng", "button", "evdev", "virtio_console"];
+/// Randomness, the power button that `lanline stop` presses, the agent's port, and a disk.
+const USEFUL: [&str; 5] = ["virtio_rng", "button", "evdev", "virtio_console", "virtio_blk"];
 
 /// Its files.
 #[derive(Debug, Clone)]

@@ -27,6 +27,7 @@ mod members;
 mod moves;
 mod nat;
 mod on_demand;
+mod persistent;
 mod pieces;
 mod policy;
 mod quiet;

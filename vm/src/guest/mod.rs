@@ -208,7 +208,7 @@ impl Guest {
     /// Its state is what its process says, not what a record says, and nothing is under way.
     pub fn is_settled(&self) -> bool {
         let answered = self.connected && self.state != GuestState::Starting && self.stopping.is_none();
-        self.process == Process::None || answered || self.state == GuestState::Error
+        (self.process == Process::None && !self.removing) || answered || self.state == GuestState::Error
     }
 
     /// Takes a verb. `Ok`: it is done or under way, news will tell.
@@ -276,7 +276,7 @@ impl Guest {
                 command: Command::Powerdown,
                 ..
             } => self.escalate(now),
-            Monitor::Failed { .. } => {}
+            Monitor::Failed { .. } | Monitor::Disk(_) => {}
             Monitor::Lost => self.lost(now),
         }
     }

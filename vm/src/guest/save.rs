@@ -1,7 +1,7 @@
 //! Holding a guest: pause and resume, and the errands that hold it for a while (hibernation, copies).
 
 use super::{Cause, Denied, Do, Guest, News, Process, Stage, Stopping};
-use crate::qmp::Command;
+use crate::{fill::Ground, qmp::Command};
 use std::time::Instant;
 use wire::guest::{GuestState, StopHow};
 
@@ -75,6 +75,22 @@ impl Guest {
                 self.todo.extend([Do::Persist, Do::Tell(Command::Cont), Do::DropSaved]);
             }
             Err(why) => self.give_up(now, why),
+        }
+    }
+
+    /// What it lets its disk do. `waits`: an errand waits for the disk to be still.
+    pub(crate) fn ground(&self, waits: bool) -> Ground {
+        if self.process != Process::Alive || !self.connected {
+            return Ground::Away;
+        }
+        if waits || self.errand.is_some() {
+            return Ground::Still;
+        }
+        let settled = self.stopping.is_none() && !self.lazy && !self.saved && !self.removing && !self.pausing;
+        if settled && self.state == GuestState::Running {
+            Ground::Fit
+        } else {
+            Ground::Keep
         }
     }
 

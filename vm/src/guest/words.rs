@@ -2,6 +2,7 @@
 
 use crate::{
     defaults::{ADOPT_DEADLINE, KILL_GRACE, QUIT_GRACE, START_DEADLINE, STOP_GRACE},
+    fill::Said,
     qmp::{Command, RunState},
 };
 use std::time::Duration;
@@ -152,6 +153,8 @@ pub enum Monitor {
         /// The host's file system is full.
         no_space: bool,
     },
+    /// It says something of the disk; not for this machine.
+    Disk(Said),
     /// A command failed or had no reply in time.
     Failed {
         /// Which.

@@ -5,6 +5,8 @@
 
 mod about;
 mod disk;
+mod fill;
+mod spawn;
 mod warmth;
 
 use super::{
@@ -13,27 +15,25 @@ use super::{
     errands::{self, About, Job},
     error::VerbError,
     folder::Folder,
-    launch,
     monitor::{MonitorLink, until},
     probe::HostCaps,
     saved,
-    sys::{self, Process},
+    sys::Process,
     types::GuestEvent,
     warm::{Giving, MemorySource},
 };
 use crate::{
-    args::{self, Cpu, Launch, Ram},
-    defaults::{
-        CONNECT_EVERY, LOCK_LOOKS, MAX_QUEUED, NOTE_LINES, QMP_GREETING, START_DEADLINE, TCG_CPU, UPKEEP_EVERY,
-    },
+    defaults::{MAX_QUEUED, NOTE_LINES, QMP_GREETING, UPKEEP_EVERY},
+    fill::Fill,
     guest::{Do, Exit, Guest, Monitor, News, Verb},
     qmp::Command,
-    record::{BootRecord, GuestRecord, MoveRecord, RunRecord, SavedRecord, SnapshotRecord},
+    record::{BootRecord, GuestRecord, MoveRecord, PersistRecord, SnapshotRecord},
     spec::{Boot, GuestSpec},
 };
+pub use fill::OwnDisk;
+use fill::Parked;
 use std::{
     net::IpAddr,
-    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -43,7 +43,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 pub use warmth::WarmStart;
 use wire::{
-    guest::{Accel, GuestState, GuestView, MAX_IPS, StopHow, StopReport},
+    guest::{GuestState, GuestView, MAX_IPS, StopHow, StopReport},
     ids::{Name, NodeId},
     image::Warm,
     units::{ByteSize, UnixMillis},
@@ -68,10 +68,7 @@ pub(super) enum Ask {
     /// It leaves for another host.
     Leave(MoveRecord, oneshot::Sender<Result<(), VerbError>>),
     /// It has come from another host.
-    Arrived(
-        Box<(BootRecord, Option<SavedRecord>, MoveRecord)>,
-        oneshot::Sender<Result<(), VerbError>>,
-    ),
+    Arrived(Box<super::moves::Arrived>, oneshot::Sender<Result<(), VerbError>>),
     /// The memory of its image is there for it.
     Warm(Box<WarmStart>, oneshot::Sender<Result<(), VerbError>>),
     /// Pull its cable, or plug it in.
@@ -92,6 +89,10 @@ pub(super) enum Ask {
     Address(IpAddr),
     /// Keep so much memory.
     Keep(ByteSize),
+    /// Its disk is to hold everything itself.
+    Persist(Option<super::types::Room>, oneshot::Sender<Result<(), VerbError>>),
+    /// All of its image is here, or not.
+    ImageHere(bool),
     /// End the task; the guest runs on.
     End,
 }
@@ -124,6 +125,13 @@ pub(super) struct Actor {
     pub(super) source: Option<Arc<dyn MemorySource>>,
     /// What gives it its memory while it runs.
     pub(super) giving: Option<Giving>,
+    /// How its disk comes to need no image.
+    pub(super) fill: Fill,
+    /// What waits for its disk to be still, at most [`MAX_PARKED`](crate::defaults::MAX_PARKED).
+    pub(super) parked: Vec<Parked>,
+    /// All of its image is here.
+    pub(super) image_here: bool,
+    pub(super) disk: watch::Sender<OwnDisk>,
 }
 
 /// Who waits for what; bounded by the command queue, whose senders wait for these.
@@ -194,7 +202,14 @@ impl Actor {
             if self.settle().await {
                 return;
             }
-            let deadline = self.machine.poll_timeout().map(|(at, _)| at);
+            let fill = self.fill.poll_timeout();
+            let deadline = self
+                .machine
+                .poll_timeout()
+                .map(|(at, _)| at)
+                .into_iter()
+                .chain(fill)
+                .min();
             tokio::select! {
                 ask = self.asks.recv() => match ask {
                     None | Some(Ask::End) => break,
@@ -203,10 +218,13 @@ impl Actor {
                     Some(ask) => self.handle(ask).await,
                 },
                 exit = ended(self.process.as_ref()) => self.exited(exit).await,
-                said = next(self.link.as_mut()) => self.machine.handle_monitor(Instant::now(), said),
+                said = next(self.link.as_mut()) => self.hear(said),
                 end = errands::ended(self.job.as_mut()) => self.errand_ended(end).await,
                 end = given(self.giving.as_mut()) => self.memory_came(end),
-                () = until(deadline) => self.machine.handle_timeout(Instant::now()),
+                () = until(deadline) => {
+                    self.machine.handle_timeout(Instant::now());
+                    self.fill.handle_timeout(Instant::now());
+                }
                 _ = upkeep.tick() => {
                     if std::mem::take(&mut dirty) {
                         self.persist().await;
@@ -250,11 +268,7 @@ impl Actor {
                 let _ = answer.send(left.map_err(VerbError::from));
             }
             Ask::Arrived(with, answer) => {
-                let (boot, saved, from) = *with;
-                self.overlay.store(boot.overlay.map_or(0, |b| b.0), Ordering::Relaxed);
-                self.machine.handle_arrived(saved.is_some());
-                (self.record.boot, self.record.saved, self.record.moving) = (Some(boot), saved, Some(from));
-                self.persist().await;
+                self.arrived(*with).await;
                 let _ = answer.send(Ok(()));
             }
             Ask::Stay(answer) => {
@@ -267,8 +281,11 @@ impl Actor {
             }
             Ask::Adopt(boot, answer) => {
                 self.overlay.store(boot.overlay.map_or(0, |b| b.0), Ordering::Relaxed);
+                self.record.persistent = boot.whole.then(PersistRecord::default);
                 self.record.boot = Some(boot);
+                self.fill_anew();
                 self.machine.handle_prepared();
+                self.persist().await;
                 let _ = answer.send(Ok(()));
             }
             Ask::Warm(start, answer) => {
@@ -283,6 +300,8 @@ impl Actor {
             Ask::WarmOf(answer) => {
                 let _ = answer.send(self.warm_of());
             }
+            Ask::Persist(room, answer) => self.make_persistent(room, answer).await,
+            Ask::ImageHere(here) => self.image_here = here,
             Ask::Address(_) | Ask::Keep(_) | Ask::End => {}
         }
     }
@@ -295,6 +314,9 @@ impl Actor {
     }
 
     fn verb(&mut self, verb: Verb, answer: VerbAnswer) {
+        if matches!(verb, Verb::Hibernate | Verb::Copy { .. }) && !self.disk_is_still() {
+            return self.park(Parked::Verb(verb, answer));
+        }
         if verb == Verb::Start && !self.machine.has_process() {
             let refused = match (&self.record.boot, &self.caps.qemu) {
                 (None, _) => Some(VerbError::NotPrepared),
@@ -343,6 +365,7 @@ impl Actor {
                 quiet = false;
                 self.act(todo).await;
             }
+            quiet &= !self.tend_disk().await;
             if quiet {
                 break;
             }
@@ -419,6 +442,14 @@ impl Actor {
     }
 
     pub(super) async fn persist(&mut self) {
+        if let Err(why) = self.write_down().await {
+            // The process and its lock still tell the truth at the next opening.
+            tracing::warn!(guest = %self.spec.id, %why, "the guest's record was not written");
+        }
+    }
+
+    /// Writes the record; durable if it succeeds.
+    pub(super) async fn write_down(&mut self) -> Result<(), String> {
         self.record.held = self.machine.is_held();
         self.record.saving = self.machine.is_saving();
         if !self.machine.is_kept() {
@@ -433,12 +464,8 @@ impl Actor {
         self.record.removing = self.machine.is_removing();
         self.record.rebooting = self.machine.is_rebooting();
         let (folder, record) = (Arc::clone(&self.folder), self.record.clone());
-        let result =
-            tokio::task::spawn_blocking(move || folder.write_record(&record).map_err(std::io::Error::from)).await;
-        if let Ok(Err(e)) = result {
-            // The process and its lock still tell the truth at the next opening.
-            tracing::warn!(guest = %self.spec.id, error = %e, "the guest's record was not written");
-        }
+        let written = tokio::task::spawn_blocking(move || folder.write_record(&record).map_err(std::io::Error::from));
+        written.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 
     /// Passes news on. `true`: the guest is gone.
@@ -528,128 +555,6 @@ impl Actor {
         self.link = None;
         self.console.set_alive(false);
         self.machine.handle_exit(Instant::now(), exit);
-    }
-
-    pub(super) fn launch<'a>(&'a self, boot: &'a BootRecord, ram: Ram) -> Launch<'a> {
-        Launch {
-            machine: &self.record.machine,
-            accel: self.record.accel,
-            cpu: if self.record.accel == Accel::Kvm {
-                Cpu::Host
-            } else {
-                Cpu::Model(TCG_CPU)
-            },
-            ram,
-            disk: boot.overlay.is_some(),
-            kernel: boot.kernel,
-            initrd: boot.initrd,
-            later: boot.later,
-            cmdline: boot.cmdline.as_deref(),
-            seed: boot.seed,
-            incoming: self.machine.is_saved(),
-        }
-    }
-
-    /// The hardware that the guest has now, as [`args::hardware`] names it.
-    pub(super) fn hardware(&self) -> Result<String, String> {
-        let boot = self.record.boot.as_ref().ok_or("its image is not ready")?;
-        Ok(args::hardware(&args::argv(
-            &self.spec,
-            &self.launch(boot, Ram::Anonymous),
-        )))
-    }
-
-    /// Saved memory goes with one disk and one hardware.
-    fn check_saved(&self, saved: &SavedRecord) -> Result<(), String> {
-        if saved.hardware != self.hardware()? {
-            return Err(
-                "its memory was saved on other hardware (QEMU's machine, accelerator or devices differ)".into(),
-            );
-        }
-        if saved.disk != self.folder.overlay_mark().map_err(|e| e.to_string())? {
-            return Err("its disk was changed since its memory was saved".into());
-        }
-        Ok(())
-    }
-
-    async fn lock(&self) -> Result<std::fs::File, String> {
-        for _ in 0..LOCK_LOOKS {
-            if let Some(lock) = self.folder.take_lock().map_err(|e| e.to_string())? {
-                return Ok(lock);
-            }
-            tokio::time::sleep(CONNECT_EVERY).await;
-        }
-        Err("another QEMU of this guest still lives".into())
-    }
-
-    /// Spawns QEMU and writes down which process it is.
-    async fn spawn(&mut self) -> Result<(), String> {
-        let qemu = self.caps.qemu.clone().ok_or("QEMU is missing")?;
-        let boot = self.record.boot.clone().ok_or("its image is not ready")?;
-        self.folder.forget().map_err(|e| e.to_string())?;
-        if boot.overlay.is_some() {
-            self.folder
-                .hand_over_disk()
-                .map_err(|e| format!("its disk's socket is not served: {e}"))?;
-        }
-        let lock = self.lock().await?;
-        self.record.accel = self.caps.accel;
-        let saved = self.record.saved.clone().filter(|_| self.machine.is_saved());
-        if let Some(saved) = &saved {
-            if saved.warm {
-                self.fresh_overlay(saved, boot.overlay).await?;
-            } else {
-                self.check_saved(saved)?;
-            }
-        }
-        let warm = saved.as_ref().is_some_and(|s| s.warm);
-        self.check_boot(warm, saved.is_some())?;
-        let (folder, memory) = (Arc::clone(&self.folder), self.spec.memory.0);
-        let ram = tokio::task::spawn_blocking(move || saved::memory_file(&folder, memory, saved.as_ref()));
-        let ram = ram.await.map_err(|e| e.to_string())??;
-        let ram_fd = ram.as_raw_fd();
-        let argv = args::argv(&self.spec, &self.launch(&boot, Ram::File(ram_fd)));
-        let (disk, landlock) = (boot.overlay.map_or(0, |b| b.0), self.caps.landlock);
-        let folder = Arc::clone(&self.folder);
-        let handle = tokio::runtime::Handle::current();
-        let spawned = tokio::task::spawn_blocking(move || {
-            let _in_runtime = handle.enter();
-            launch::spawn(
-                &qemu.path,
-                &argv,
-                &folder,
-                launch::Inherited {
-                    lock,
-                    ram,
-                    disk,
-                    landlock,
-                    warm,
-                },
-            )
-        });
-        let process = spawned
-            .await
-            .map_err(|e| e.to_string())?
-            .map_err(|e| format!("QEMU was not started: {e}"))?;
-        let run = RunRecord {
-            boot_id: sys::boot_id().unwrap_or_default(),
-            pid: process.pid(),
-            starttime: process.starttime(),
-            ram_fd: Some(ram_fd),
-        };
-        if let Err(e) = self.folder.write_run(&run) {
-            // It can be found without: by its lock and its UUID.
-            tracing::warn!(guest = %self.spec.id, error = %e, "the run record was not written");
-        }
-        self.process = Some(process);
-        self.console.set_alive(true);
-        self.link = Some(MonitorLink::start(
-            self.spec.id,
-            Arc::clone(&self.folder),
-            START_DEADLINE,
-            self.gate.clone(),
-        ));
-        Ok(())
     }
 }
 

@@ -24,7 +24,14 @@ pub(super) enum Ended {
     Loaded(Result<Option<Giving>, String>),
     Copied(Result<Option<SnapshotRecord>, String>),
     /// The error says whether what was saved of the guest before is gone.
-    RolledBack(Result<Option<SavedRecord>, (String, bool)>),
+    RolledBack(Result<Option<SavedRecord>, (String, bool)>, Whole),
+}
+
+/// Whether a disk that is put in another's place needs no image, and whether that other did not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whole {
+    before: bool,
+    after: bool,
 }
 
 /// An errand that is under way; ended by dropping it.
@@ -97,11 +104,15 @@ impl Actor {
             Ok(None)
         };
         let saved = self.record.saved.clone();
+        let whole = self.is_whole();
         let (about, folder) = (self.about.take(), Arc::clone(&self.folder));
         self.job = Some(Job(tokio::spawn(async move {
             let copy = async {
                 match about {
-                    Some(About::Copy(to)) => saved::copy(to, folder, held?, saved, wall_clock()).await,
+                    Some(About::Copy(to)) => {
+                        let made = saved::copy(to, folder, held?, saved, wall_clock()).await?;
+                        Ok(made.map(|s| SnapshotRecord { whole, ..s }))
+                    }
                     _ => Err("it is not said what to copy to".into()),
                 }
             };
@@ -117,18 +128,24 @@ impl Actor {
         let snapshot = self.record.snapshots.iter().find(|s| s.name == name).cloned();
         let folder = Arc::clone(&self.folder);
         let disk = self.record.boot.as_ref().is_some_and(|b| b.overlay.is_some());
+        let whole = Whole {
+            before: self.is_whole(),
+            after: disk && snapshot.as_ref().is_some_and(|s| s.whole),
+        };
+        // Written down before the disk that has everything is given up, whoever writes the record meanwhile.
+        self.set_whole(whole.before && whole.after);
         let mut without = self.record.clone();
         without.saved = None;
         self.job = Some(Job(tokio::spawn(async move {
             let Some(snapshot) = snapshot else {
-                return Ended::RolledBack(Err((format!("it has no snapshot {name}"), false)));
+                return Ended::RolledBack(Err((format!("it has no snapshot {name}"), false)), whole);
             };
             let done = tokio::task::spawn_blocking(move || {
                 saved::roll_back(&folder, &snapshot, disk, || {
                     folder.write_record(&without).map_err(Into::into)
                 })
             });
-            Ended::RolledBack(done.await.unwrap_or_else(|e| Err((e.to_string(), false))))
+            Ended::RolledBack(done.await.unwrap_or_else(|e| Err((e.to_string(), false))), whole)
         })));
     }
 
@@ -160,13 +177,19 @@ impl Actor {
                 // Before anybody hears of it.
                 self.persist().await;
             }
-            Ok(Ended::RolledBack(result)) => {
+            Ok(Ended::RolledBack(result, whole)) => {
+                match &result {
+                    Ok(_) => self.set_whole(whole.after),
+                    Err((_, false)) => self.set_whole(whole.before),
+                    Err((_, true)) => {}
+                }
                 let (told, saved) = match result {
                     Ok(saved) => (Ok(saved.is_some()), saved),
                     Err((why, true)) => (Err(why), None),
                     Err((why, false)) => (Err(why), self.record.saved.clone()),
                 };
                 self.record.saved = saved;
+                self.fill_anew();
                 self.machine.handle_rolled_back(told, self.record.saved.is_some());
                 self.persist().await;
             }

@@ -7,6 +7,7 @@ use std::{io, path::PathBuf};
 use wire::{
     fault::{Fault, FaultKind},
     ids::{GuestId, Name},
+    units::ByteSize,
 };
 
 /// A guests' folder cannot be opened.
@@ -102,6 +103,17 @@ pub enum VerbError {
     /// As many as may be.
     #[error("the guest has {MAX_SNAPSHOTS} snapshots, no more are kept")]
     TooManySnapshots,
+    /// It boots from memory alone.
+    #[error("the guest has no disk that could be made persistent")]
+    NoDisk,
+    /// Its whole disk does not fit.
+    #[error("the guest's whole disk takes {need} more on its host, and {free} is free there")]
+    NoRoom {
+        /// What it takes.
+        need: ByteSize,
+        /// What may be taken.
+        free: ByteSize,
+    },
     /// Too much at once.
     #[error("too many commands wait for this guest; try again")]
     Busy,
@@ -144,7 +156,8 @@ impl From<&VerbError> for Fault {
     fn from(e: &VerbError) -> Self {
         let kind = match e {
             VerbError::Unknown(_) | VerbError::NoSnapshot(_) => FaultKind::NoMatch,
-            VerbError::TooManySnapshots => FaultKind::Refused,
+            VerbError::TooManySnapshots | VerbError::NoRoom { .. } => FaultKind::Refused,
+            VerbError::NoDisk => FaultKind::Usage,
             VerbError::Agent(AgentError::Silent) => FaultKind::Unreachable,
             VerbError::Agent(AgentError::Late(_)) => FaultKind::TimedOut,
             VerbError::SnapshotThere(_) => FaultKind::Usage,
@@ -162,6 +175,9 @@ impl From<&VerbError> for Fault {
             VerbError::SnapshotThere(_) => fault.next("choose another name, or delete it: lanline snapshot VM NAME --rm"),
             VerbError::Agent(AgentError::Silent) => fault.next(
                 "install qemu-guest-agent in the guest and start it; 'lanline wait VM agent' waits for it; 'lanline console' needs none",
+            ),
+            VerbError::NoRoom { .. } => fault.next(
+                "make room on the host's disk ('lanline image gc' there drops what no image needs), or choose another host: 'lanline run --on', 'lanline move VM --to HOST'",
             ),
             VerbError::StartFailed(_) => fault.next("'lanline logs' shows what the guest and QEMU wrote"),
             VerbError::Io { source, .. } => full(source).map_or(fault.clone(), |n| fault.next(n)),

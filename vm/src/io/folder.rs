@@ -439,8 +439,12 @@ impl Folder {
 
     /// The overlay, for reading. `m/` is QEMU's: nothing but a file that is QEMU's own is taken for it.
     pub(super) fn open_overlay(&self) -> io::Result<Option<fs::File>> {
+        self.open_overlay_to(OFlags::RDONLY)
+    }
+
+    fn open_overlay_to(&self, access: OFlags) -> io::Result<Option<fs::File>> {
         use std::os::unix::fs::MetadataExt;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.machine_fd, files::OVERLAY, flags, Mode::empty()) {
             Ok(fd) => fs::File::from(fd),
             Err(rustix::io::Errno::NOENT) => return Ok(None),
@@ -452,6 +456,34 @@ impl Folder {
         } else {
             Err(io::Error::other("the guest's disk is not a file of its own"))
         }
+    }
+
+    /// Makes sure that the overlay's file can grow to `target` bytes on disk and `spare` is left (blocking). `hold`: what
+    /// it takes is given to it now, beyond its end.
+    pub(super) fn reserve_overlay(&self, target: u64, spare: ByteSize, hold: bool) -> io::Result<sys::Reserved> {
+        let Some(file) = self.open_overlay_to(OFlags::RDWR)? else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let need = ByteSize(target.saturating_sub(sys::allocated(&file)?));
+        let free = ByteSize(free_space(&self.path)?.0.saturating_sub(spare.0));
+        if need > free {
+            return Ok(sys::Reserved::Full { need, free });
+        }
+        if hold && need.0 > 0 {
+            let end = file.metadata()?.len().max(target.saturating_sub(need.0));
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, end, need.0)?;
+        }
+        Ok(sys::Reserved::Done)
+    }
+
+    /// Bytes that the overlay can still take: those that are free, and those that it was given before.
+    pub(super) fn room(&self) -> io::Result<ByteSize> {
+        let free = free_space(&self.path)?.0;
+        let given = match self.open_overlay()? {
+            Some(file) => sys::allocated(&file)?.saturating_sub(file.metadata()?.len()),
+            None => 0,
+        };
+        Ok(ByteSize(free.saturating_add(given)))
     }
 
     fn qemu_uid(&self) -> u32 {

@@ -4,7 +4,7 @@
 //! it, or the death of the node, leaves the guests running; [`Guests::open`] and [`Guests::adopt`] find them again.
 
 use super::{
-    actor::{Actor, Ask, Waiters, view_of, wall_clock},
+    actor::{Actor, Ask, OwnDisk, Waiters, view_of, wall_clock},
     console::{Console, ConsoleHub},
     enforce::Gate,
     errands::About,
@@ -19,6 +19,7 @@ use crate::{
     admission::{self, Holding, Offer, Refusal},
     args::files,
     defaults::{COMMAND_QUEUE, CONSOLE_RING, EVENT_QUEUE, MIN_FREE_DISK},
+    fill::Fill,
     guest::{Graces, Guest, Resting, Verb},
     record::{BootRecord, GuestRecord, SnapshotRecord},
     spec::{Boot, GuestSpec},
@@ -51,6 +52,7 @@ pub(super) struct Entry {
     spec: GuestSpec,
     /// Size of its overlay, bytes; 0: none, or none yet.
     overlay: Arc<AtomicU64>,
+    pub(super) disk: watch::Receiver<OwnDisk>,
     /// Its monitor has answered since this node found or started it, or it is known not to.
     settled: watch::Receiver<bool>,
     /// Capacity is held for a start that its task has not begun.
@@ -169,7 +171,7 @@ impl Guests {
             out.push(Adopted {
                 view,
                 found,
-                disk: overlay.load(Ordering::Relaxed) > 0,
+                disk: overlay.load(Ordering::Relaxed) > 0 && !self.disk(id).whole,
             });
         }
         out
@@ -305,9 +307,13 @@ impl Guests {
             if let Some(user_data) = self.with(from, |e| e.folder.user_data()).flatten() {
                 self.set_seed(to, user_data).await?;
             }
+            // Only what needed no image at both ends of the copying needs none.
+            let after = self.boot_of(from).await?;
+            let whole = boot.whole && after.is_some_and(|b| b.whole);
             let (answer, wait) = oneshot::channel();
             let boot = BootRecord {
                 seed: folder.has_seed(),
+                whole,
                 ..boot
             };
             self.ask(to, Ask::Adopt(boot, answer))?;
@@ -598,6 +604,9 @@ impl Guests {
         );
         let (view, seen) = watch::channel(first);
         let (settle, settled) = watch::channel(false);
+        let (show_disk, disk) = watch::channel(OwnDisk::default());
+        let whole = record.boot.as_ref().is_some_and(|b| b.whole);
+        let fill = Fill::new(record.persistent.is_some(), whole);
         let actor = Actor {
             host: self.0.host,
             caps: Arc::clone(&self.0.caps),
@@ -619,7 +628,12 @@ impl Guests {
             gate: self.0.gate.clone(),
             source: None,
             giving: None,
+            fill,
+            parked: Vec::new(),
+            image_here: false,
+            disk: show_disk,
         };
+        actor.show_disk();
         let task = tokio::spawn(actor.run());
         Entry {
             asks,
@@ -628,6 +642,7 @@ impl Guests {
             folder,
             spec,
             overlay,
+            disk,
             settled,
             reserved: false,
             agent: Arc::default(),

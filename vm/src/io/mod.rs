@@ -26,7 +26,7 @@ mod sys;
 mod types;
 mod warm;
 
-pub use actor::WarmStart;
+pub use actor::{OwnDisk, WarmStart};
 pub use console::{Console, ConsoleClosed};
 pub use enforce::{Enforcer, EnforcerConfig, Gate, Held, Opened, Order, cpu_time};
 pub use error::{CreateError, OpenError, VerbError};
@@ -34,7 +34,7 @@ pub use guests::Guests;
 pub use moves::{Arrival, Departure, Luggage, PARTS};
 pub use probe::{HostCaps, ProbeConfig, QemuInfo, RunAs, probe};
 pub use sensors::{OwnerSensors, machine};
-pub use types::{Adopted, AdoptedAs, Endpoints, GuestEvent, GuestsConfig, StopMode};
+pub use types::{Adopted, AdoptedAs, Endpoints, GuestEvent, GuestsConfig, Room, StopMode};
 pub use warm::{MemoryLook, MemorySource, PART as MEMORY_PART};
 
 #[cfg(test)]
@@ -55,3 +55,6 @@ mod stub;
 #[cfg(test)]
 #[path = "../tests/warmth.rs"]
 mod warmth;
+#[cfg(test)]
+#[path = "../tests/whole.rs"]
+mod whole;

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     args::files,
     defaults::{CONNECT_EVERY, MAX_QMP_PENDING, QMP_GREETING},
+    fill,
     guest::Monitor,
     qmp::{Command, RunState, Session, Update},
 };
@@ -276,6 +277,13 @@ fn forward(update: Update, session: &mut Session) -> Option<Monitor> {
                 command: Command::QueryStatus,
                 why: e.to_string(),
             }),
+        Update::Reply { command, value } if fill::is_ours(command) => {
+            let unusable = || Monitor::Failed {
+                command,
+                why: "QEMU's answer makes no sense".into(),
+            };
+            Some(fill::said(command, &value).map_or_else(unusable, Monitor::Disk))
+        }
         Update::Reply { .. } | Update::Greeting { .. } => None,
         Update::Failed { command, why } => Some(Monitor::Failed { command, why }),
         Update::TimedOut(command) => Some(Monitor::Failed {
@@ -293,7 +301,7 @@ fn forward(update: Update, session: &mut Session) -> Option<Monitor> {
             "BLOCK_IO_ERROR" if data["action"] == "stop" => Some(Monitor::DiskError {
                 no_space: data["nospace"].as_bool().unwrap_or(false),
             }),
-            _ => None,
+            _ => fill::event(&name, &data).map(Monitor::Disk),
         },
     }
 }

@@ -48,6 +48,18 @@ pub struct Luggage {
     pub saved: Option<SavedRecord>,
     /// Which of [`PARTS`] there are, with their lengths.
     pub parts: Vec<(u8, u64)>,
+    /// Its disk is to need no image.
+    #[serde(default)]
+    pub persistent: bool,
+}
+
+/// A guest that has come, its files checked and in their places.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) boot: BootRecord,
+    pub(super) saved: Option<SavedRecord>,
+    pub(super) from: MoveRecord,
+    pub(super) persistent: bool,
 }
 
 /// A guest that is to leave.
@@ -146,6 +158,7 @@ impl Guests {
                 accel: record.accel,
                 saved: record.saved,
                 parts: Vec::new(),
+                persistent: record.persistent.is_some(),
             };
             let mut files = Vec::new();
             for (n, name) in PARTS.iter().enumerate() {
@@ -195,10 +208,17 @@ impl Guests {
         let spec = self.spec(id).ok_or(VerbError::Unknown(id))?;
         let machine = self.machine();
         let failed = |why: String| VerbError::NotDone { what: "moved", why };
+        let persistent = luggage.persistent;
         let checked = tokio::task::spawn_blocking(move || place(&spec, &arrival, luggage, &machine)).await;
         let (boot, saved) = checked.map_err(|_| VerbError::Ending)?.map_err(failed)?;
+        let arrived = Arrived {
+            boot,
+            saved,
+            from,
+            persistent,
+        };
         let (answer, wait) = oneshot::channel();
-        self.ask(id, Ask::Arrived(Box::new((boot, saved, from)), answer))?;
+        self.ask(id, Ask::Arrived(Box::new(arrived), answer))?;
         wait.await.map_err(|_| VerbError::Ending)?
     }
 

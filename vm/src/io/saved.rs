@@ -449,6 +449,7 @@ pub(super) async fn copy(
             at: now,
             bytes,
             saved: memory,
+            whole: false,
         }))
     }
     .await;

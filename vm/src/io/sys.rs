@@ -219,6 +219,25 @@ pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
 }
 
+/// Bytes that a file has on disk, reserved ones beyond its end among them.
+pub(super) fn allocated(file: &fs::File) -> io::Result<u64> {
+    Ok(file.metadata()?.blocks() * 512)
+}
+
+/// Whether room on disk was made sure of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reserved {
+    /// It is there.
+    Done,
+    /// It is not.
+    Full {
+        /// What is missing.
+        need: wire::ByteSize,
+        /// What may be taken.
+        free: wire::ByteSize,
+    },
+}
+
 /// Bytes on disk of the files below a folder.
 pub(super) fn disk_usage(dir: &Path) -> io::Result<u64> {
     let mut sum = 0;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use wire::{
     guest::{GuestState, GuestView},
     ids::{GuestId, NodeId},
+    units::ByteSize,
 };
 
 /// How to keep guests.
@@ -34,6 +35,17 @@ impl GuestsConfig {
             gate: Gate::none(),
         }
     }
+}
+
+/// What a disk that is to hold everything takes of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that its image would bring.
+    pub need: ByteSize,
+    /// Bytes that must be left after that.
+    pub spare: ByteSize,
+    /// Refuse, rather than wait for room, even if it was asked for before.
+    pub must: bool,
 }
 
 /// How to stop.

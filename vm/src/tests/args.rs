@@ -31,6 +31,7 @@ fn launch() -> Launch<'static> {
         cpu: Cpu::Model("Nehalem"),
         ram: Ram::File(9),
         disk: true,
+        whole: false,
         kernel: true,
         initrd: true,
         later: false,
@@ -176,6 +177,19 @@ fn what_the_guest_lacks_is_left_out() {
     .join(" ");
     assert!(later.contains("-action reboot=shutdown") && !later.contains("-kernel") && !firmware.contains("-action"));
     assert!(!firmware.contains("-kernel") && !firmware.contains("-initrd") && !firmware.contains("-append"));
+}
+
+#[test]
+fn a_whole_disk_has_nothing_under_it_and_is_the_same_hardware() {
+    let whole = Launch {
+        whole: true,
+        ..launch()
+    };
+    let (line, other) = (argv(&spec(), &whole), argv(&spec(), &launch()));
+    assert!(!line.join(" ").contains("nbd") && other.join(" ").contains("nbd"));
+    let disk = line.iter().find(|a| a.contains("\"disk0\"")).unwrap();
+    assert!(disk.contains("\"backing\":null"), "{disk}");
+    assert_eq!(hardware(&line), hardware(&other));
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn a_record_describes_its_guest_wholly() {
     let mut r = record();
     r.boot = Some(BootRecord {
         overlay: Some(ByteSize(1 << 30)),
+        whole: true,
         kernel: true,
         initrd: false,
         cmdline: Some("console=ttyS0".into()),
@@ -74,6 +75,7 @@ fn a_bent_record_is_refused_with_the_field() {
         bend(&|r| {
             r.boot = Some(BootRecord {
                 overlay: None,
+                whole: false,
                 kernel: true,
                 initrd: false,
                 cmdline: evil.clone(),

@@ -1,6 +1,7 @@
 //! A scripted QEMU: this test binary, started again by a shell script in QEMU's place. It speaks QMP and has a console,
 //! on which words make it misbehave: `die`, `hang`, `shutdown`, `flood`, `ioerror` (until `space`), `nosave`. `count`
-//! counts in its RAM, which is the memory file that a real QEMU would have.
+//! counts in its RAM, which is the memory file that a real QEMU would have. A copying into its disk ends when it is told
+//! `copied` or `copyfails`; after `stuck` it cannot be cancelled.
 
 use super::*;
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ const MODE: &str = "LANLINE_STUB_MODE";
 const UUID: &str = "LANLINE_STUB_UUID";
 const MEMORY: &str = "LANLINE_STUB_MEMORY";
 const INCOMING: &str = "LANLINE_STUB_INCOMING";
+const NBD: &str = "LANLINE_STUB_NBD";
 /// Where the stub counts, in its RAM.
 const COUNTER_AT: u64 = 1 << 20;
 
@@ -45,8 +47,8 @@ pub(super) fn install(dir: &Path, mode: Mode) -> QemuInfo {
     let exe = std::env::current_exe().unwrap();
     let script = format!(
         "#!/bin/sh\n[ {mode:?} = Crash ] && {{ echo 'boom: no such device' >&2; exit 1; }}\n\
-         while [ $# -gt 0 ]; do case $1 in -uuid) id=$2;; -incoming) in=$2;; -object) case $2 in *mem-path=*) mem=${{2##*mem-path=}};; esac;; esac; shift; done\n\
-         {MODE}={mode:?} {UUID}=$id {MEMORY}=$mem {INCOMING}=$in exec {} --exact io::stub::qemu --nocapture --skip -uuid \"$id\"\n",
+         while [ $# -gt 0 ]; do case $1 in -uuid) id=$2;; -incoming) in=$2;; -blockdev) case $2 in *'\"nbd\"'*) nbd=yes;; esac;; -object) case $2 in *mem-path=*) mem=${{2##*mem-path=}};; esac;; esac; shift; done\n\
+         {MODE}={mode:?} {UUID}=$id {MEMORY}=$mem {INCOMING}=$in {NBD}=$nbd exec {} --exact io::stub::qemu --nocapture --skip -uuid \"$id\"\n",
         exe.display()
     );
     // A process that a killed node had just begun may be reading it: it is replaced at once and whole, never written over.
@@ -88,6 +90,16 @@ struct Machine {
     saves_fail: Mutex<bool>,
     full: Mutex<bool>,
     clients: Mutex<Vec<UnixStream>>,
+    disk: Mutex<Disk>,
+}
+
+/// What its disk hangs on.
+#[derive(Default)]
+struct Disk {
+    backing: bool,
+    image: bool,
+    job: bool,
+    stuck: bool,
 }
 
 impl Machine {
@@ -127,7 +139,9 @@ impl Machine {
 
     fn save(&self) {
         let to = UnixStream::connect("state.sock").and_then(|mut s| s.write_all(b"the stub's devices"));
-        let well = to.is_ok() && !*self.saves_fail.lock().unwrap();
+        // QEMU does not give away a disk that a job writes.
+        let still = !self.disk.lock().unwrap().job;
+        let well = to.is_ok() && still && !*self.saves_fail.lock().unwrap();
         *self.transfer.lock().unwrap() = if well { "completed" } else { "failed" };
         if well {
             self.set("postmigrate");
@@ -148,6 +162,47 @@ impl Machine {
         });
     }
 
+    fn copied(&self, error: Option<&str>) {
+        let mut data = json!({ "device": "fill", "type": "stream", "len": 8, "offset": 8, "speed": 0 });
+        {
+            let mut disk = self.disk.lock().unwrap();
+            assert!(std::mem::take(&mut disk.job), "nothing is being copied");
+            disk.backing &= error.is_some();
+        }
+        if let Some(e) = error {
+            data["error"] = json!(e);
+        }
+        self.event("BLOCK_JOB_COMPLETED", data);
+    }
+
+    /// Answers what is about the disk.
+    fn block(&self, name: &str) -> Result<Value, &'static str> {
+        let mut disk = self.disk.lock().unwrap();
+        match name {
+            "query-block-jobs" => {
+                let job = json!({ "device": "fill", "type": "stream", "offset": 3, "len": 8 });
+                return Ok(if disk.job { json!([job]) } else { json!([]) });
+            }
+            "query-named-block-nodes" => {
+                let mut nodes = vec![json!({ "node-name": "disk0", "backing_file_depth": u8::from(disk.backing) })];
+                nodes.extend(
+                    disk.image
+                        .then(|| json!({ "node-name": "image", "backing_file_depth": 0 })),
+                );
+                return Ok(json!(nodes));
+            }
+            "block-stream" if disk.job || !disk.backing => return Err("nothing to copy"),
+            "block-stream" => disk.job = true,
+            "block-job-cancel" if !disk.job => return Err("Block job 'fill' not found"),
+            "block-job-cancel" => disk.job = disk.stuck,
+            "blockdev-reopen" if disk.backing => return Err("'backing' differs"),
+            "blockdev-del" if disk.backing || !disk.image => return Err("Node 'image' is busy"),
+            "blockdev-del" => disk.image = false,
+            _ => {}
+        }
+        Ok(json!({}))
+    }
+
     fn guest_shutdown(&self) {
         self.set("shutdown");
         self.event("SHUTDOWN", json!({ "guest": true, "reason": "guest-shutdown" }));
@@ -160,6 +215,11 @@ impl Machine {
 fn qemu() {
     let Ok(mode) = std::env::var(MODE) else { return };
     let machine = Arc::new(Machine::default());
+    {
+        let image = std::env::var(NBD).is_ok_and(|n| n == "yes");
+        let mut disk = machine.disk.lock().unwrap();
+        (disk.backing, disk.image) = (image, image);
+    }
     let incoming = std::env::var(INCOMING).is_ok_and(|i| i == "defer");
     machine.set(if incoming { "inmigrate" } else { "prelaunch" });
     let mut threads = Vec::new();
@@ -223,7 +283,16 @@ fn monitor(mut client: UnixStream, machine: &Arc<Machine>, mode: &str) {
             "query-status" => json!({ "status": *machine.status.lock().unwrap(), "running": true }),
             "query-migrate-capabilities" => json!([{ "capability": "x-ignore-shared", "state": false }]),
             "query-migrate" => json!({ "status": *machine.transfer.lock().unwrap() }),
-            _ => json!({}),
+            name => match machine.block(name) {
+                Ok(value) => value,
+                Err(why) => {
+                    let error = json!({ "class": "GenericError", "desc": why });
+                    if writeln!(client, "{}\r", json!({ "error": error, "id": command["id"] })).is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            },
         };
         match name {
             "cont" => {
@@ -337,6 +406,9 @@ fn console_client(mut client: UnixStream, machine: &Machine) {
                 *machine.full.lock().unwrap() = true;
                 machine.disk_is_full();
             }
+            "copied" => machine.copied(None),
+            "copyfails" => machine.copied(Some("No space left on device")),
+            "stuck" => machine.disk.lock().unwrap().stuck = true,
             "space" => *machine.full.lock().unwrap() = false,
             "flood" => drop(client.write_all(&[b'x'; 4 << 20])),
             other => drop(write!(client, "heard {other}\r\n")),

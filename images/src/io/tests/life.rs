@@ -82,6 +82,26 @@ fn publishing_a_guests_disk_costs_what_it_changed() {
     assert_eq!((same.changed, same.new, same.new_bytes), (0, 0, 0));
 }
 
+/// A persistent guest's disk has all of its image in it.
+#[test]
+fn publishing_a_disk_that_has_everything_itself_costs_what_it_changed_too() {
+    let lab = Lab::new();
+    let bytes = disk_bytes(300, 0);
+    let parent = lab.image("base", &bytes);
+    let path = lab.path("whole");
+    let new = [7u8; 65_536];
+    let mut clusters: Vec<(u64, Option<&[u8]>)> = (0..).zip(bytes.chunks(65_536).map(Some)).collect();
+    clusters[17].1 = Some(&new);
+    delta(&path, 300 << 16, &clusters);
+    let made = publish(&lab, parent, &path, "next");
+    assert_eq!((made.changed, made.new), (1, 1));
+    let mut want = bytes.clone();
+    want[17 << 16..18 << 16].copy_from_slice(&new);
+    let out = lab.path("out");
+    lab.store.materialise(made.id, Part::Disk, &out).unwrap();
+    assert!(std::fs::read(&out).unwrap() == want);
+}
+
 #[test]
 fn a_delta_of_qemus_own_is_read_and_clusters_may_be_smaller_than_pieces() {
     let lab = Lab::new();

@@ -273,7 +273,7 @@ impl Daemon {
 
     /// Ends the supply of an image that nobody needs any more.
     pub(super) fn let_go(&self, image: ImageId) {
-        let uses = |g: &GuestView| g.image == image && g.state.holds_capacity();
+        let uses = |g: &GuestView| g.image == image && g.state.holds_capacity() && self.guests.needs_image(g.id);
         if !self.is_read(image) && !self.guests.list().iter().any(uses) {
             self.store.want(image, Want::Release);
         }

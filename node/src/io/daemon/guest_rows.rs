@@ -75,10 +75,16 @@ impl Daemon {
             }
         }
         let asked = by_host.into_iter().map(|(host, guests)| async move {
-            let list = tokio::time::timeout(LIST_WAIT, self.call_host(host, &GuestCall::List, |_| {})).await;
-            (host, guests, list)
+            let list = tokio::time::timeout(LIST_WAIT, self.call_host(host, &GuestCall::List, |_| {}));
+            let (list, disks) = futures::future::join(list, self.disks_at(host)).await;
+            (host, guests, list, disks)
         });
-        for (host, guests, list) in futures::future::join_all(asked).await {
+        for (id, disk) in self.disks_at(self.me).await {
+            if let Some(row) = rows.get_mut(&id.to_string()) {
+                row.disk = Some(disk);
+            }
+        }
+        for (host, guests, list, mut disks) in futures::future::join_all(asked).await {
             let views = match list {
                 Ok(Ok(GuestResult::List(v))) => Some(v),
                 _ => None,
@@ -87,7 +93,10 @@ impl Daemon {
                 let row = match &views {
                     None => self.silent_row(&g, host, "its host does not answer"),
                     Some(v) => match v.iter().find(|v| Some(v.id) == g.guest_id()) {
-                        Some(v) => self.guest_row(v),
+                        Some(v) => api::GuestRow {
+                            disk: disks.remove(&v.id),
+                            ..self.guest_row(v)
+                        },
                         None => self.silent_row(&g, host, "its host knows nothing of it: remove it with lanline rm"),
                     },
                 };
@@ -118,6 +127,7 @@ impl Daemon {
             memory_bytes: v.memory.0,
             accel: v.accel.to_string(),
             uptime_ms: uptime,
+            disk: None,
             note: v.note.clone(),
         }
     }
@@ -140,6 +150,7 @@ impl Daemon {
             memory_bytes: 0,
             accel: String::new(),
             uptime_ms: None,
+            disk: None,
             note: Some(why.to_owned()),
         }
     }

@@ -74,11 +74,76 @@ impl Teller {
 }
 
 /// How a new guest begins.
-enum Begin {
-    /// With a boot, and perhaps a document for cloud-init.
-    Cold(Option<Vec<u8>>),
+#[derive(Default)]
+struct Begin {
+    /// With a document for cloud-init.
+    user_data: Option<Vec<u8>>,
     /// With the memory of its image.
-    Warm,
+    warm: bool,
+    /// And its disk is to need no image.
+    persistent: bool,
+}
+
+/// A call that makes a guest.
+struct Start {
+    id: GuestId,
+    token: Option<Vec<u8>>,
+    asked: (GuestSpecV1, Vec<Setting>, Begin),
+}
+
+impl Start {
+    /// The other calls come back.
+    fn of(call: GuestCall) -> Result<Self, GuestCall> {
+        let mut begin = Begin::default();
+        let (id, spec, token, net_policy) = match call {
+            GuestCall::Start {
+                id,
+                spec,
+                token,
+                net_policy,
+            } => (id, spec, token, net_policy),
+            GuestCall::StartSeeded {
+                id,
+                spec,
+                token,
+                net_policy,
+                user_data,
+            } => {
+                begin.user_data = Some(user_data);
+                (id, spec, token, net_policy)
+            }
+            GuestCall::StartWarm {
+                id,
+                spec,
+                token,
+                net_policy,
+            } => {
+                begin.warm = true;
+                (id, spec, token, net_policy)
+            }
+            GuestCall::StartPersistent {
+                id,
+                spec,
+                token,
+                net_policy,
+                user_data,
+                warm,
+            } => {
+                begin = Begin {
+                    user_data,
+                    warm,
+                    persistent: true,
+                };
+                (id, spec, token, net_policy)
+            }
+            other => return Err(other),
+        };
+        Ok(Self {
+            id,
+            token,
+            asked: (*spec, net_policy, begin),
+        })
+    }
 }
 
 impl Daemon {
@@ -157,38 +222,15 @@ impl Daemon {
         call: GuestCall,
         teller: &Teller,
     ) -> Result<GuestResult, Fault> {
+        let call = match Start::of(call) {
+            Ok(start) => {
+                let token = start.token.as_deref();
+                let view = self.start_call(from, start.id, start.asked, token, teller).await?;
+                return Ok(GuestResult::Guest(Box::new(view)));
+            }
+            Err(call) => call,
+        };
         Ok(match call {
-            GuestCall::Start {
-                id,
-                spec,
-                token,
-                net_policy,
-            } => {
-                let asked = (*spec, net_policy, Begin::Cold(None));
-                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
-                GuestResult::Guest(Box::new(view))
-            }
-            GuestCall::StartSeeded {
-                id,
-                spec,
-                token,
-                net_policy,
-                user_data,
-            } => {
-                let asked = (*spec, net_policy, Begin::Cold(Some(user_data)));
-                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
-                GuestResult::Guest(Box::new(view))
-            }
-            GuestCall::StartWarm {
-                id,
-                spec,
-                token,
-                net_policy,
-            } => {
-                let asked = (*spec, net_policy, Begin::Warm);
-                let view = self.start_call(from, id, asked, token.as_deref(), teller).await?;
-                GuestResult::Guest(Box::new(view))
-            }
             GuestCall::Restart { guest } => {
                 self.own_guest(from, guest)?;
                 self.bring_up(guest, &[], teller).await?;
@@ -233,6 +275,16 @@ impl Daemon {
         teller: &Teller,
     ) -> Result<GuestResult, Fault> {
         Ok(match call {
+            GuestCall::Persist { guest } => {
+                let view = self.own_guest(from, guest)?;
+                self.persist_call(&view).await?;
+                GuestResult::Guest(Box::new(self.own_guest(from, guest)?))
+            }
+            GuestCall::Disks => {
+                let mut all = self.guests.list();
+                all.retain(|g| g.owner == from || from == self.me);
+                GuestResult::Disks(self.disk_views(&all).await)
+            }
             GuestCall::Life { guest, verb } => {
                 self.own_guest(from, guest)?;
                 self.life_call(guest, verb, teller).await?;
@@ -300,12 +352,7 @@ impl Daemon {
                     self.forget_policy(id)?;
                     return Err(Fault::from(&e));
                 }
-                let begun = match begin {
-                    Begin::Cold(None) => Ok(()),
-                    Begin::Cold(Some(user_data)) => self.guests.set_seed(id, user_data).await,
-                    Begin::Warm => self.guests.want_warm(id).await,
-                };
-                begun.map_err(|e| Fault::from(&e))?;
+                self.begin_as(id, begin).await.map_err(|e| Fault::from(&e))?;
             }
         }
         self.own_guest(from, id)?;
@@ -327,6 +374,20 @@ impl Daemon {
         Ok(view)
     }
 
+    /// Writes down how a guest that was just made begins.
+    async fn begin_as(&self, id: GuestId, begin: Begin) -> Result<(), vm::io::VerbError> {
+        if let Some(user_data) = begin.user_data {
+            self.guests.set_seed(id, user_data).await?;
+        }
+        if begin.warm {
+            self.guests.want_warm(id).await?;
+        }
+        if begin.persistent {
+            self.guests.persist(id, None).await?;
+        }
+        Ok(())
+    }
+
     /// Keeps the port policy that a start asks for, before there is a port.
     fn take_wish(&self, id: GuestId, lan: Option<&wire::LanId>, wish: &[Setting]) -> Result<(), Fault> {
         match lan {
@@ -337,6 +398,40 @@ impl Daemon {
                     .next("leave out --net-policy, or name a LAN: --lan NAME"),
             ),
         }
+    }
+
+    /// Fetches what a start cannot do without.
+    async fn fetch_first(
+        self: &Arc<Self>,
+        view: &GuestView,
+        hints: &[NodeId],
+        warm: bool,
+        teller: &Teller,
+    ) -> Result<PullJob, Fault> {
+        teller.step(Step::Fetching, "").await;
+        let t = teller.clone();
+        let first = if warm {
+            super::warm::FIRST
+        } else {
+            super::kernels::FIRST
+        };
+        let coming = self
+            .fetch_for_boot(view.image, hints, first, move |p| t.progress(p))
+            .await?;
+        if warm {
+            // While QEMU starts; what the guest waits for overtakes it.
+            self.store
+                .want(view.image, ::images::io::Want::Next(wire::image::Part::Ram));
+        }
+        let report = self.fetched(view.image, &coming);
+        let note = format!(
+            "{} from {} node(s), the rest comes while it runs",
+            wire::ByteSize(report.bytes),
+            report.from.len()
+        );
+        teller.fetched(report).await;
+        teller.step(Step::Fetched, note).await;
+        Ok(coming)
     }
 
     /// Takes a guest from wherever it is to running: image, disk, hypervisor, port. Each step may be repeated. The
@@ -356,40 +451,25 @@ impl Daemon {
         }
         let warm = self.guests.is_warm(id).await.map_err(|e| Fault::from(&e))?;
         let rebooting = self.is_rebooting(id).await;
-        let mut job = None;
-        if self.store_info(view.image).await.is_none_or(|i| !i.complete) {
-            teller.step(Step::Fetching, "").await;
-            let t = teller.clone();
-            let first = if warm {
-                super::warm::FIRST
-            } else {
-                super::kernels::FIRST
-            };
-            let coming = self
-                .fetch_for_boot(view.image, hints, first, move |p| t.progress(p))
-                .await?;
-            if warm {
-                // While QEMU starts; what the guest waits for overtakes it.
-                self.store
-                    .want(view.image, ::images::io::Want::Next(wire::image::Part::Ram));
-            }
-            let report = self.fetched(view.image, &coming);
-            let note = format!(
-                "{} from {} node(s), the rest comes while it runs",
-                wire::ByteSize(report.bytes),
-                report.from.len()
-            );
-            teller.fetched(report).await;
-            teller.step(Step::Fetched, note).await;
-            job = Some(coming);
-        }
+        let whole = self.guests.disk(id).whole;
+        let complete = whole || self.store_info(view.image).await.is_some_and(|i| i.complete);
+        let job = match complete {
+            true => None,
+            false => Some(self.fetch_first(&view, hints, warm, teller).await?),
+        };
         let restored = view.state == GuestState::Hibernated || warm;
         teller.step(Step::Starting, self.caps.accel.to_string()).await;
         let recording = ::images::io::Recording::begin();
         if warm {
             self.ready_seed(id, view.image).await?;
         }
-        let later = self.ready_disk(id, view.image, warm, recording.clone()).await?;
+        let later = match whole {
+            true => false,
+            false => self.ready_disk(id, view.image, warm, recording.clone()).await?,
+        };
+        if view.state == GuestState::Fetching {
+            self.room_or_refuse(&view).await?;
+        }
         if warm {
             self.ready_memory(id, view.image, recording.clone()).await?;
         }
@@ -398,7 +478,10 @@ impl Daemon {
             return Err(Fault::new(FaultKind::Refused, what).next("start it: lanline start VM"));
         }
         self.guests.start(id).await.map_err(|e| Fault::from(&e))?;
-        tokio::spawn(self.clone().learn_boot(id, view.image, recording));
+        if !whole {
+            tokio::spawn(self.clone().learn_boot(id, view.image, recording));
+        }
+        self.fill_soon(id, view.image);
         self.plug_in(id).await?;
         if restored {
             self.correct_clock(id);

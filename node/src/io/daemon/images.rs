@@ -353,7 +353,8 @@ impl Daemon {
 
     /// Refuses what would pull the disk from under a guest.
     pub(super) fn image_in_use(&self, image: ImageId) -> Result<(), Fault> {
-        let user = self.guests.list().into_iter().find(|g| g.image == image);
+        let needs = |g: &wire::guest::GuestView| g.image == image && self.guests.needs_image(g.id);
+        let user = self.guests.list().into_iter().find(needs);
         let mounted = super::lock(&self.mounts)
             .iter()
             .find(|(_, (i, _))| *i == image)
@@ -367,6 +368,7 @@ impl Daemon {
                 )
                 .next(format!("end the mount first: lanline image umount '{}'", dir.display()))),
             },
+            Some(g) if self.guests.disk(g.id).whole => Err(super::whole::kept_for_snapshot(g.name.as_str())),
             Some(g) => Err(Fault::new(
                 FaultKind::Refused,
                 format!("guest {} on this machine has its disk on that image", g.name),

@@ -55,6 +55,7 @@ impl Daemon {
                 meant.name
             )));
         }
+        self.parent_here(&view).await?;
         // Held until the disk is read, so that nobody starts the guest meanwhile.
         let turn = self.turn_of(meant.id)?;
         let _turn = turn.lock().await;
@@ -95,6 +96,18 @@ impl Daemon {
             new_bytes: made.new_bytes,
             elapsed_ms: millis(begun.elapsed()),
         })
+    }
+
+    /// A new image is described by what differs from its parent. A persistent guest's may have been removed here.
+    async fn parent_here(&self, view: &wire::guest::GuestView) -> Result<(), Fault> {
+        if self.store_info(view.image).await.is_some() {
+            return Ok(());
+        }
+        let what = format!(
+            "the image that {} was started from is not here any more, and a new one is told by what differs from it",
+            view.name
+        );
+        Err(Fault::new(FaultKind::Refused, what).next(format!("fetch it first: lanline image pull {}", view.image)))
     }
 
     /// Signs what an image is called here, so that others can tell a newer word of this node from an older.

@@ -55,6 +55,7 @@ mod usage;
 mod views;
 mod warm;
 mod watch;
+mod whole;
 
 use self::{
     grants::Lending,
@@ -116,6 +117,8 @@ pub(crate) struct Daemon {
     owner: owner::Owner,
     pulls: Pulls,
     exports: Exports,
+    /// Guests whose disks become persistent; as many as there are guests here.
+    fills: whole::Fills,
     mounts: mounts::Mounts,
     /// One start or stop of a guest at a time.
     turns: Mutex<BTreeMap<GuestId, Arc<tokio::sync::Mutex<()>>>>,

@@ -207,6 +207,13 @@ fn names(policy: &Policy, governor: &Governor) -> Vec<String> {
         .collect()
 }
 
+impl Owner {
+    /// Disk that the policy keeps for the owner.
+    pub(super) fn disk_min_free(&self) -> ByteSize {
+        lock(&self.state).plan.disk_min_free
+    }
+}
+
 impl Daemon {
     /// Checks, simulates, and if asked puts a policy in force.
     pub(super) fn policy_check(&self, req: &api::PolicyRequest) -> Result<api::PolicyReport, Fault> {

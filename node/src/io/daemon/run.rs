@@ -294,6 +294,14 @@ impl Daemon {
         self.registry_add(MyGuest::new(id, host.id, &spec, super::now()))?;
         let (spec, token, net_policy) = (Box::new(spec), self.token_for(host.id), plan.net_policy.clone());
         let call = match &req.user_data {
+            text if req.persistent => GuestCall::StartPersistent {
+                id,
+                spec,
+                token,
+                net_policy,
+                user_data: text.as_ref().map(|t| t.clone().into_bytes()),
+                warm: req.warm,
+            },
             None if req.warm => GuestCall::StartWarm {
                 id,
                 spec,

@@ -270,7 +270,7 @@ impl Service for Node {
             let m = self.0.resolve_guest(&guest)?;
             let result = self.0.ask(&m, GuestCall::Info { guest: m.id }).await?;
             match result {
-                GuestResult::Guest(v) => Ok(self.0.guest_view(&v)),
+                GuestResult::Guest(v) => Ok(self.0.guest_view_with_disk(&v).await),
                 _ => Err(nonsense()),
             }
         })
@@ -429,6 +429,16 @@ impl Daemon {
     /// Changes what a guest gets, at its host.
     async fn set_anywhere(&self, guest: &str, req: &api::SetRequest) -> Result<api::GuestView, Fault> {
         let m = self.resolve_guest(guest)?;
+        if req.persistent {
+            let view = self.persist_anywhere(&m).await?;
+            let rest = api::SetRequest {
+                persistent: false,
+                ..req.clone()
+            };
+            if rest == api::SetRequest::default() {
+                return Ok(self.guest_view_with_disk(&view).await);
+            }
+        }
         let GuestResult::Guest(view) = self.ask(&m, GuestCall::Info { guest: m.id }).await? else {
             return Err(nonsense());
         };
@@ -454,7 +464,7 @@ impl Daemon {
             interactive,
         };
         match self.ask(&m, GuestCall::Set { guest: m.id, change }).await? {
-            GuestResult::Guest(v) => Ok(self.guest_view(&v)),
+            GuestResult::Guest(v) => Ok(self.guest_view_with_disk(&v).await),
             _ => Err(nonsense()),
         }
     }

@@ -127,10 +127,9 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         .map_err(|e| faults::failed(&e))?;
     let (tunnel, tunnel_events) = tunnel::io::Tunnel::start(overlay.runtime(), tunnel::io::TunnelConfig { node: me });
     super::loops::arm(&tunnel, &key).await;
-    let network = Arc::new(overlay.clone());
     let runtime = tokio::runtime::Handle::current();
     let (discovery, discovery_events) =
-        discovery::io::Discovery::start(&runtime, network, key.clone(), dir.join("advert.seq"))
+        discovery::io::Discovery::start(&runtime, Arc::new(overlay.clone()), key.clone(), dir.join("advert.seq"))
             .map_err(|e| faults::failed(&e))?;
     let lans = load_lans(&dir, &opts, me)?;
     let usage = super::usage::Book::load(&dir)?;
@@ -165,6 +164,7 @@ async fn assemble(opts: UpOptions, stop: CancellationToken) -> Result<(Arc<Daemo
         owner,
         pulls: Mutex::default(),
         exports: Mutex::default(),
+        fills: Mutex::default(),
         mounts: Mutex::default(),
         turns: Mutex::default(),
         admitting: tokio::sync::Mutex::new(()),
@@ -313,6 +313,7 @@ impl Daemon {
         if disk {
             self.serve_found_disk(view.id, view.image).await?;
         }
+        self.fill_soon(view.id, view.image);
         if let Some(lan) = &view.lan {
             self.tunnel.add_lan(lan.clone()).await.map_err(|e| faults::failed(&e))?;
         }

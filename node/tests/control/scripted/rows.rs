@@ -101,6 +101,7 @@ pub(super) fn guest(name: &str) -> GuestRow {
         memory_bytes: 512 << 20,
         accel: "tcg".into(),
         uptime_ms: Some(61_000),
+        disk: None,
         note: None,
     }
 }

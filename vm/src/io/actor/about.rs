@@ -4,6 +4,9 @@ use super::*;
 
 impl Actor {
     pub(super) fn about(&mut self, about: About, answer: VerbAnswer) {
+        if !self.disk_is_still() {
+            return self.park(Parked::About(about, answer));
+        }
         let verb = match &about {
             About::Copy(saved::CopyTo::Snapshot(_)) => Verb::Copy { memory: true },
             About::Copy(saved::CopyTo::Guest(_)) => Verb::Copy { memory: false },

@@ -16,6 +16,15 @@ impl Actor {
         boot.check()?;
         let overlay = self.spec.overlay_size(boot.image_size)?;
         let has = |b: &BootRecord| !b.later || boot.later;
+        let whole = self.record.boot.as_ref().is_some_and(|b| b.whole);
+        if whole && !self.folder.has_overlay() {
+            // An empty one in its place would be another disk.
+            let gone = std::io::Error::new(std::io::ErrorKind::NotFound, "the guest's own disk is gone");
+            return Err(VerbError::Io {
+                path: self.folder.delta(),
+                source: gone,
+            });
+        }
         if self.record.boot.as_ref().is_some_and(has) && (overlay.is_none() || self.folder.has_overlay()) {
             return Ok(());
         }
@@ -33,6 +42,7 @@ impl Actor {
         }
         self.record.boot = Some(BootRecord {
             overlay,
+            whole,
             kernel: boot.kernel.is_some(),
             initrd: boot.initrd.is_some(),
             later: boot.later,
