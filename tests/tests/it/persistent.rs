@@ -93,8 +93,12 @@ fn block_nodes(folder: &Path) -> Result<String> {
     }
 }
 
+/// How far its disk is, as soon as its host says so: one that has just started may not have answered yet.
 fn stage(owner: &Node, guest: &str) -> Result<String> {
-    text(&owner.json(&["info", guest])?["disk"], "stage")
+    eventually(WAIT, "the host to say how far the disk is", || {
+        let disk = owner.json(&["info", guest])?["disk"].clone();
+        (!disk.is_null()).then(|| text(&disk, "stage")).transpose()
+    })
 }
 
 /// The guest runs on a host that had nothing of its image; its id, and the image's.
