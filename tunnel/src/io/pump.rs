@@ -61,7 +61,7 @@ pub(super) struct Pump {
     pub(super) noted: u64,
     pub(super) compare_at: Instant,
     timer: Pin<Box<Sleep>>,
-    /// Nothing has moved since the last wake-up began.
+    /// The last wake-up ended because nothing was left to move, and no port has given a frame since.
     rested: bool,
     frame: Vec<u8>,
     merge: Coalescer,
